@@ -1,0 +1,1 @@
+"""All that may see a private example: the client app, its data, its models."""

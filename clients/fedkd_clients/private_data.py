@@ -1,0 +1,70 @@
+"""The private examples of one client; nothing outside this folder ever holds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedkd.data.federation import Rows, client_rows, external_rows, load
+from fedkd.methods.base import Holding
+from fedkd.scenario import Scenario
+from fedkd.training.steps import Examples
+from fedkd.types import ProxySet, ProxySource
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PrivateData:
+    """What one client holds.
+
+    Attributes:
+        train: the examples it trains on.
+        contributed: bool ``[n_train]``, which of them it gives to a pooled proxy set, in clear.
+        ids: int64 ``[n_train]``, the examples' index in the data set (simulation only).
+        local_test: its own held-out examples; may be empty.
+    """
+
+    train: Examples
+    contributed: Tensor
+    ids: Tensor
+    local_test: Examples
+
+
+def private_data(scenario: Scenario, client: int, *, device: torch.device) -> PrivateData:
+    """Return what ``client`` holds, or what a control that pools data gives its one client."""
+    layout = scenario.layout()
+    held = [client] if scenario.method.holding is Holding.OWN else range(scenario.clients)
+    parts = [client_rows(layout, one) for one in held]
+    train = np.concatenate([part.train for part in parts])
+    gave = np.concatenate([np.isin(np.arange(len(p.train)), p.contributed) for p in parts])
+    if scenario.method.holding is Holding.LABELLED_PROXY:
+        train = np.concatenate([train[gave], external_rows(layout)])
+        gave = np.ones(len(train), dtype=bool)
+    local_test = np.concatenate([part.local_test for part in parts])
+    return PrivateData(
+        train=_examples(scenario, train, device=device),
+        contributed=torch.from_numpy(gave),
+        ids=torch.from_numpy(train),
+        local_test=_examples(scenario, local_test, device=device),
+    )
+
+
+def contribution(data: PrivateData) -> ProxySet:
+    """Return the examples a client shares in clear: raw private inputs, without labels."""
+    gave = torch.nonzero(data.contributed).flatten()
+    return ProxySet(
+        inputs=data.train.inputs[gave.to(data.train.inputs.device)],
+        ids=data.ids[gave],
+        owner=None,
+        source=ProxySource.POOLED,
+    )
+
+
+def _examples(scenario: Scenario, rows: Rows, *, device: torch.device) -> Examples:
+    arrays = load(scenario.data)
+    return Examples(
+        inputs=torch.from_numpy(arrays.train_inputs[rows]).to(device),
+        labels=torch.from_numpy(arrays.train_labels[rows]).to(device),
+    )

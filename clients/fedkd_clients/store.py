@@ -1,0 +1,159 @@
+"""Where a client's model, optimiser and proxy set stay between two messages."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fedkd.training.steps import Student
+from fedkd.types import SCHEMA, ProxySet, ProxySource
+
+
+@dataclass(eq=False, kw_only=True)
+class ClientState:
+    """All that one client carries from round to round.
+
+    Attributes:
+        student: its model and optimiser.
+        proxy: the proxy set it was sent, or None before that.
+        weights: its filter's weights for that proxy set, once fitted.
+    """
+
+    student: Student
+    proxy: ProxySet | None = None
+    weights: Tensor | None = None
+
+
+class ClientStore(Protocol):
+    """Keeps client states by client id."""
+
+    def get(self, client: int, fresh: Callable[[], ClientState]) -> ClientState:
+        """Return the stored state, or the one that ``fresh`` makes when there is none."""
+        ...
+
+    def put(self, client: int, state: ClientState) -> None:
+        """Keep the state; it survives whatever happens to this process afterwards."""
+        ...
+
+
+class MemoryStore:
+    """States as live objects; they end with the process."""
+
+    def __init__(self) -> None:
+        self._states: dict[int, ClientState] = {}
+
+    def get(self, client: int, fresh: Callable[[], ClientState]) -> ClientState:
+        """Return the live state."""
+        if client not in self._states:
+            self._states[client] = fresh()
+        return self._states[client]
+
+    def put(self, client: int, state: ClientState) -> None:
+        """Remember the object."""
+        self._states[client] = state
+
+
+class FileStore:
+    """One safetensors file a client, replaced atomically; for clients without a lasting process."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder
+
+    def get(self, client: int, fresh: Callable[[], ClientState]) -> ClientState:
+        """Read the state back; ValueError when a newer fedkd wrote it."""
+        state = fresh()
+        path = self._path(client)
+        if not path.exists():
+            return state
+        tensors, facts = _read(path)
+        _restore_student(state.student, tensors)
+        state.weights = tensors.get("weights")
+        version = facts["proxy_version"]
+        if version is not None:
+            state.proxy = self._proxy(client, version)
+        return state
+
+    def put(self, client: int, state: ClientState) -> None:
+        """Write the state, and the proxy set if this version is not on disk yet."""
+        tensors = _student_tensors(state.student)
+        if state.weights is not None:
+            tensors["weights"] = state.weights
+        version = None
+        if state.proxy is not None:
+            version = state.proxy.version
+            self._save_proxy(client, state.proxy)
+        _write(self._path(client), tensors, {"schema": SCHEMA, "proxy_version": version})
+
+    def _path(self, client: int) -> Path:
+        return self._folder / f"client-{client}.safetensors"
+
+    def _proxy_path(self, client: int, version: int) -> Path:
+        return self._folder / f"client-{client}-proxy-{version}.safetensors"
+
+    def _save_proxy(self, client: int, proxy: ProxySet) -> None:
+        path = self._proxy_path(client, proxy.version)
+        if path.exists():
+            return
+        tensors = {"inputs": proxy.inputs, "ids": proxy.ids}
+        if proxy.owner is not None:
+            tensors["owner"] = proxy.owner
+        _write(path, tensors, {"schema": SCHEMA, "source": proxy.source.value})
+
+    def _proxy(self, client: int, version: int) -> ProxySet:
+        tensors, facts = _read(self._proxy_path(client, version))
+        return ProxySet(
+            inputs=tensors["inputs"],
+            ids=tensors["ids"],
+            owner=tensors.get("owner"),
+            source=ProxySource(facts["source"]),
+            version=version,
+        )
+
+
+def _student_tensors(student: Student) -> dict[str, Tensor]:
+    tensors = {f"model.{name}": value for name, value in student.module.state_dict().items()}
+    for index, slots in student.optimizer.state_dict()["state"].items():
+        for name, value in slots.items():
+            if value is not None:
+                tensors[f"optimizer.{index}.{name}"] = value
+    return tensors
+
+
+def _restore_student(student: Student, tensors: dict[str, Tensor]) -> None:
+    model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    student.module.load_state_dict(model)
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = value
+    groups = student.optimizer.state_dict()["param_groups"]
+    student.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        file.write(save(whole, metadata={"fedkd": json.dumps(facts)}))
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with safe_open(path, framework="pt") as file:
+        facts = json.loads((file.metadata() or {}).get("fedkd", "{}"))
+        if facts.get("schema") != SCHEMA:
+            found = facts.get("schema")
+            raise ValueError(f"{path.name} has schema {found!r}; this fedkd reads {SCHEMA}")
+        return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118

@@ -1,0 +1,61 @@
+"""What an aggregator is: it turns a round's uploads into a consensus."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from fedkd.registry import Registry
+from fedkd.types import Consensus, Knowledge, Space
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sums:
+    """Running sums over uploads, dense over the proxy set.
+
+    Attributes:
+        scores: float64 ``[proxy, classes]``, weighted sum of scores.
+        mass: float64 ``[proxy]``, sum of weights.
+        keepers: int64 ``[proxy]``, number of uploads that hold the row.
+    """
+
+    scores: Tensor
+    mass: Tensor
+    keepers: Tensor
+    space: Space
+    temperature: float
+
+
+class Aggregator(ABC):
+    """Folds uploads into a consensus; the order of uploads is irrelevant."""
+
+    @abstractmethod
+    def partial(self, upload: Knowledge, *, n_rows: int) -> Sums:
+        """Return the state that holds this one upload."""
+
+    @abstractmethod
+    def merge(self, left: Sums, right: Sums) -> Sums:
+        """Return the state that holds the uploads of both; associative and commutative."""
+
+    @abstractmethod
+    def finish(self, state: Sums, *, rng: torch.Generator) -> Consensus:
+        """Return the consensus; rows that nobody kept are absent."""
+
+    def aggregate(
+        self, uploads: Sequence[Knowledge], *, n_rows: int, rng: torch.Generator
+    ) -> Consensus:
+        """Fold one round's uploads; ValueError when spaces or temperatures differ or none came."""
+        if not uploads:
+            raise ValueError("no uploads to aggregate")
+        if len({(upload.space, upload.temperature) for upload in uploads}) > 1:
+            raise ValueError("uploads mix score spaces or temperatures; they cannot be averaged")
+        parts = (self.partial(upload, n_rows=n_rows) for upload in uploads)
+        return self.finish(reduce(self.merge, parts), rng=rng)
+
+
+aggregators = Registry("aggregator", Aggregator, package="fedkd.aggregators")

@@ -1,0 +1,30 @@
+"""What a distiller is: the loss between a student's logits and the consensus."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+from fedkd.registry import Registry
+from fedkd.types import Space
+
+
+class Distiller(ABC):
+    """Says what a consensus must be (its space and temperature) and how far a student is from it.
+
+    Concrete distillers with a temperature carry it as a field called ``temperature``.
+    """
+
+    space: ClassVar[Space]
+    """What the teacher's scores must be; a method uploads in this space."""
+
+    temperature: float
+
+    @abstractmethod
+    def loss(self, student_logits: Tensor, teacher_scores: Tensor) -> Tensor:
+        """Return the loss of each row, ``[n]``, from two ``[n, classes]`` tensors."""
+
+
+distillers = Registry("distiller", Distiller, package="fedkd.distillers")

@@ -1,0 +1,28 @@
+"""Kullback-Leibler divergence at a temperature: Hinton et al. 2015, https://arxiv.org/abs/1503.02531."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from annotated_types import Gt
+from torch import Tensor
+from torch.nn import functional
+
+from fedkd.distillers.base import Distiller, distillers
+from fedkd.types import Space
+
+
+@distillers.register("kl")
+@dataclass(frozen=True)
+class KL(Distiller):
+    """T^2 KL(teacher || softmax(student / T)); the teacher was softened with the same T."""
+
+    space: ClassVar[Space] = Space.PROBS
+    temperature: Annotated[float, Gt(0)] = 3.0
+
+    def loss(self, student_logits: Tensor, teacher_scores: Tensor) -> Tensor:
+        """Return the divergence of each row, in nats, times T^2."""
+        student = functional.log_softmax(student_logits / self.temperature, dim=1)
+        rows = functional.kl_div(student, teacher_scores, reduction="none").sum(dim=1)
+        return self.temperature**2 * rows

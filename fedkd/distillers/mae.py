@@ -1,0 +1,24 @@
+"""Mean absolute error on raw logits, the digest loss of FedMD's released code (Li & Wang 2019)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from fedkd.distillers.base import Distiller, distillers
+from fedkd.types import Space
+
+
+@distillers.register("mae")
+@dataclass(frozen=True)
+class MAE(Distiller):
+    """|student - teacher| averaged over classes, on logits: one loud client can move the teacher."""
+
+    space: ClassVar[Space] = Space.LOGITS
+    temperature: ClassVar[float] = 1.0
+
+    def loss(self, student_logits: Tensor, teacher_scores: Tensor) -> Tensor:
+        """Return the mean absolute difference of each row."""
+        return (student_logits - teacher_scores).abs().mean(dim=1)

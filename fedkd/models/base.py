@@ -1,0 +1,35 @@
+"""What a client model is: a recipe for a torch module that turns inputs into class logits."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import nn
+
+from fedkd.registry import Registry
+from fedkd.rng import borrowed
+
+
+class Model(ABC):
+    """An architecture. Clients may use different ones."""
+
+    @abstractmethod
+    def build(self, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
+        """Return a fresh module: float ``[n, *input_shape]`` to logits ``[n, n_classes]``.
+
+        Args:
+            input_shape: ``(channels, height, width)`` for images, ``(columns,)`` for tables.
+            n_classes: number of logits.
+        """
+
+
+models = Registry("model", Model, package="fedkd.models")
+
+
+def initialised(
+    model: Model, input_shape: tuple[int, ...], n_classes: int, *, rng: torch.Generator
+) -> nn.Module:
+    """Build a module whose initial weights come from ``rng`` alone."""
+    with borrowed(rng):
+        return model.build(input_shape, n_classes)

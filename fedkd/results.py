@@ -1,0 +1,124 @@
+"""What a run leaves behind, as numbers: measurements round by round, a summary, a result hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+SERVER = -1
+"""The client column of measurements that are about the whole run."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number: a row of the run's long-format table.
+
+    Attributes:
+        round: 0 for set-up, then 1, 2, ...
+        client: a client id, or ``SERVER``.
+        name: see docs/run_folder.md.
+        value: always a float.
+    """
+
+    round: int
+    client: int
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A client that was asked and gave nothing usable.
+
+    Attributes:
+        reason: the exception's type on the client, or why the server dropped the upload.
+    """
+
+    round: int
+    client: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundResult:
+    """What one round left behind; the round loop yields these.
+
+    Attributes:
+        round: 0 for set-up.
+        cohort: the clients that were asked.
+        measurements: everything measured in the round.
+        failures: clients that gave nothing usable.
+        digest: SHA-256 of the round's broadcast; empty when there is none.
+    """
+
+    round: int
+    cohort: list[int]
+    measurements: list[Measurement]
+    failures: list[Failure] = field(default_factory=list)
+    digest: str = ""
+
+
+class RunStopped(RuntimeError):
+    """The run cannot go on; the message says in which round and why."""
+
+
+def result_hash(rounds: Sequence[RoundResult]) -> str:
+    """Return 16 hex digits of everything a run computed: broadcasts, bytes and measurements.
+
+    Times are left out. Equal on one kind of machine for equal scenarios.
+    """
+    sha = hashlib.sha256()
+    for result in rounds:
+        sha.update(f"{result.round} {result.cohort} {result.digest}\n".encode())
+        for m in result.measurements:
+            if not m.name.startswith("seconds"):
+                sha.update(f"{m.client} {m.name} {m.value.hex()}\n".encode())
+    return sha.hexdigest()[:16]
+
+
+def summarise(rounds: Sequence[RoundResult]) -> dict[str, Any]:
+    """Return the figures of a run's table; None where nothing was measured.
+
+    Client accuracies are those of the last measured round. Shares are in [0, 1], bytes are
+    serialised bytes summed over clients and rounds, ``bytes_by_kind`` splits them.
+    """
+    table = [m for result in rounds for m in result.measurements]
+    accuracies = latest(table, "accuracy")
+    sizes: dict[str, dict[str, int]] = {"up": {}, "down": {}}
+    for m in table:
+        if m.name.startswith("bytes_"):
+            direction, kind = m.name.removeprefix("bytes_").split(".")
+            sizes[direction][kind] = sizes[direction].get(kind, 0) + int(m.value)
+    timed = [m.value for m in table if m.name == "seconds" and m.round > 0]
+    return {
+        "rounds_done": max((result.round for result in rounds), default=0),
+        "accuracy_mean": _mean(accuracies),
+        "accuracy_worst": min(accuracies, default=None),
+        "accuracy_distilled_mean": _mean(latest(table, "accuracy_distilled")),
+        "accuracy_local_mean": _mean(latest(table, "accuracy_local")),
+        "teacher_accuracy": _mean(latest(table, "teacher_accuracy")),
+        "server_accuracy": _mean(latest(table, "server_accuracy")),
+        "coverage": _mean(latest(table, "coverage")),
+        "keepers_per_row": _mean(latest(table, "keepers_per_row")),
+        "keep_precision": _mean(latest(table, "keep_precision")),
+        "keep_recall": _mean(latest(table, "keep_recall")),
+        "bytes_up": sum(sizes["up"].values()),
+        "bytes_down": sum(sizes["down"].values()),
+        "bytes_by_kind": sizes,
+        "seconds_per_round": _mean(timed),
+        "failures": sum(len(result.failures) for result in rounds),
+        "result_hash": result_hash(rounds),
+    }
+
+
+def latest(table: Sequence[Measurement], name: str) -> list[float]:
+    """Return the values of ``name`` in the last round that has it, by client."""
+    rows = [m for m in table if m.name == name]
+    last = max((m.round for m in rows), default=0)
+    return [m.value for m in rows if m.round == last]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

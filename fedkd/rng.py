@@ -1,0 +1,44 @@
+"""Random streams: one independent generator per seed, purpose, round and client.
+
+Nobody touches a global seed. Code that can only draw from torch's global stream (module
+initialisers, dropout) runs inside :func:`borrowed`, which puts the global state back afterwards.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+def _sequence(seed: int, purpose: str, n_round: int, client: int) -> np.random.SeedSequence:
+    key = (zlib.crc32(purpose.encode()), n_round, client + 1)
+    return np.random.SeedSequence(entropy=seed, spawn_key=key)
+
+
+def numpy_stream(
+    seed: int, purpose: str, *, round: int = 0, client: int = -1
+) -> np.random.Generator:
+    """Return the NumPy generator of this (seed, purpose, round, client); -1 is the server."""
+    return np.random.default_rng(_sequence(seed, purpose, round, client))
+
+
+def torch_stream(seed: int, purpose: str, *, round: int = 0, client: int = -1) -> torch.Generator:
+    """Return the CPU torch generator of this (seed, purpose, round, client); -1 is the server."""
+    state = _sequence(seed, purpose, round, client).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) >> 1)
+
+
+@contextmanager
+def borrowed(rng: torch.Generator) -> Iterator[None]:
+    """Let code that draws from torch's global CPU stream draw from ``rng`` instead."""
+    before = torch.get_rng_state()
+    torch.set_rng_state(rng.get_state())
+    try:
+        yield
+    finally:
+        rng.set_state(torch.get_rng_state())
+        torch.set_rng_state(before)

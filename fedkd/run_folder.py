@@ -1,0 +1,186 @@
+"""The folder of one run: written while the run goes on, readable whenever it stops.
+
+Layout (schema 1, see docs/run_folder.md): ``scenario.json``, ``events.jsonl`` (one line a round,
+written at once), ``metrics.parquet`` (round, client, name, value), ``summary.json``,
+``errors.log`` (client tracebacks, if any), ``figures/``.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedkd.privacy.claims import claim
+from fedkd.registry import ConfigError
+from fedkd.results import RoundResult, summarise
+from fedkd.scenario import Scenario, from_json, scenario_hash, to_json
+from fedkd.types import SCHEMA
+
+PACKAGES = ("fedkd", "flwr", "torch", "numpy", "scikit-learn", "pandas")
+
+
+@dataclass(kw_only=True)
+class RunFolder:
+    """A run being written.
+
+    Attributes:
+        path: the folder.
+        scenario: what is run.
+        rounds: the results so far.
+        status: ``running``, then ``finished``, ``interrupted`` (Ctrl-C) or ``stopped``.
+    """
+
+    path: Path
+    scenario: Scenario
+    rounds: list[RoundResult] = field(default_factory=list[RoundResult])
+    status: str = "running"
+    started: float = field(default_factory=time.perf_counter)
+
+    @staticmethod
+    def create(out: Path, scenario: Scenario) -> RunFolder:
+        """Make a new folder under ``out``; earlier runs are never overwritten."""
+        method = _method_name(scenario)
+        name = f"{scenario.name}-{method}-seed{scenario.seed}-{scenario_hash(scenario)[:8]}"
+        path = _claimed(out, name)
+        head = {
+            "schema": SCHEMA,
+            "scenario": json.loads(to_json(scenario)),
+            "scenario_hash": scenario_hash(scenario),
+            "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
+            "platform": {"python": platform.python_version(), "machine": platform.machine()},
+        }
+        _write_json(path / "scenario.json", head)
+        return RunFolder(path=path, scenario=scenario)
+
+    def record(self, stream: Iterator[RoundResult]) -> Iterator[RoundResult]:
+        """Pass the stream on and write it down; whatever ends it, the folder is complete."""
+        try:
+            for result in stream:
+                self.rounds.append(result)
+                self._append_event(result)
+                yield result
+            self.status = "finished"
+        except KeyboardInterrupt:
+            self.status = "interrupted"
+            raise
+        except BaseException:
+            self.status = "stopped"
+            raise
+        finally:
+            self._finish()
+
+    def summary(self) -> dict[str, Any]:
+        """Return the run's figures as far as it went."""
+        privacy = claim(self.scenario)
+        return {
+            "schema": SCHEMA,
+            "status": self.status,
+            "scenario": self.scenario.name,
+            "method": _method_name(self.scenario),
+            "seed": self.scenario.seed,
+            "clients": self.scenario.clients,
+            "rounds": self.scenario.rounds,
+            **summarise(self.rounds),
+            "seconds": time.perf_counter() - self.started,
+            "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "privacy_claim": privacy.sentence,
+            "privacy_warnings": privacy.warnings,
+            "epsilon": privacy.epsilon,
+            "scenario_hash": scenario_hash(self.scenario),
+            "run_dir": str(self.path),
+        }
+
+    def _append_event(self, result: RoundResult) -> None:
+        line = json.dumps({"schema": SCHEMA, "event": "round", **asdict(result)})
+        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def _finish(self) -> None:
+        import pandas as pd
+
+        rows = [asdict(m) for result in self.rounds for m in result.measurements]
+        table = pd.DataFrame(rows, columns=["round", "client", "name", "value"])
+        table.astype({"round": "int32", "client": "int32", "name": "string"}).to_parquet(
+            self.path / "metrics.parquet", index=False
+        )
+        _write_json(self.path / "summary.json", self.summary())
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Return a run's summary; ConfigError when the folder is no finished or interrupted run."""
+    return _read_json(path / "summary.json")
+
+
+def read_scenario(path: Path) -> Scenario:
+    """Return the scenario a run was made from."""
+    return from_json(json.dumps(_read_json(path / "scenario.json")["scenario"]))
+
+
+def read_metrics(path: Path) -> Any:
+    """Return a run's long-format table as a pandas DataFrame (round, client, name, value)."""
+    import pandas as pd
+
+    return pd.read_parquet(path / "metrics.parquet")
+
+
+def finished_run(out: Path, scenario: Scenario) -> dict[str, Any] | None:
+    """Return the summary of a finished run of this very scenario and version under ``out``."""
+    wanted = scenario_hash(scenario)
+    version = importlib.metadata.version("fedkd")
+    for head_path in sorted(out.glob(f"*-{wanted[:8]}*/scenario.json")):
+        try:
+            head, summary = _read_json(head_path), read_summary(head_path.parent)
+        except ConfigError:
+            continue
+        same = head["scenario_hash"] == wanted and head["versions"]["fedkd"] == version
+        if same and summary["status"] == "finished":
+            return summary
+    return None
+
+
+def _method_name(scenario: Scenario) -> str:
+    from fedkd.methods.base import methods
+
+    return methods.name_of(scenario.method)
+
+
+def _claimed(out: Path, name: str) -> Path:
+    """Make and return ``out/name``, or ``out/name.2``, ``.3`` ... when that is taken."""
+    n = 1
+    while True:
+        path = out / (name if n == 1 else f"{name}.{n}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            n += 1
+        except OSError as error:
+            raise ConfigError(f"--out: cannot write to {str(out)!r}: {error.strerror}") from None
+        else:
+            return path
+
+
+def _write_json(path: Path, tree: dict[str, Any]) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise ConfigError(f"{str(path.parent)!r} is no run folder: {path.name} is missing") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{str(path)!r} is damaged: {error}") from None
+    if tree.get("schema") != SCHEMA:
+        raise ConfigError(
+            f"{str(path)!r} has schema {tree.get('schema')!r}; this fedkd reads {SCHEMA}"
+        )
+    return tree

@@ -1,0 +1,198 @@
+"""A scenario says everything about a run; this file is its schema, its checks and its hash.
+
+A deployed client reads the resolved scenario as JSON; ``compose.py`` makes one from a file and
+overrides, and only that needs Hydra.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Annotated
+
+from annotated_types import Ge, Interval
+
+from fedkd.data.datasets.base import DataSet
+from fedkd.data.datasets.fashion_mini import FashionMini
+from fedkd.data.federation import Layout
+from fedkd.data.partitioners.base import Partitioner
+from fedkd.data.partitioners.pathological import Pathological
+from fedkd.data.proxies.base import Proxy
+from fedkd.data.proxies.pooled import Pooled
+from fedkd.methods.base import Holding, MessageKind, Method
+from fedkd.methods.edgefd import EdgeFD
+from fedkd.models.base import Model, models
+from fedkd.protectors.base import Protector
+from fedkd.protectors.none import NoProtection
+from fedkd.registry import ConfigError, build, describe
+from fedkd.training.recipe import Training
+from fedkd.types import SCHEMA
+
+
+class Device(StrEnum):
+    """Where tensors live."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    AUTO = "auto"
+
+
+class Store(StrEnum):
+    """Where a client keeps its model between messages."""
+
+    AUTO = "auto"
+    """In memory under the in-process grid, in files everywhere else."""
+    MEMORY = "memory"
+    FILE = "file"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Speed knobs; they do not belong to the scenario hash.
+
+    Attributes:
+        device: ``auto`` takes CUDA when there is one.
+        threads: torch threads of one process.
+        store: where clients keep their models between messages.
+    """
+
+    device: Device = Device.CPU
+    threads: Annotated[int, Ge(1)] = 1
+    store: Store = Store.AUTO
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeds:
+    """Separate seeds; None takes the scenario's ``seed``."""
+
+    partition: Annotated[int, Ge(0)] | None = None
+    initialisation: Annotated[int, Ge(0)] | None = None
+    training: Annotated[int, Ge(0)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """Everything about a run, resolved and checked.
+
+    Attributes:
+        name: the scenario file it came from.
+        description: one line for people.
+        seed: root of every random stream that ``seeds`` does not set.
+        rounds: exchanges between clients and server.
+        clients: how many there are.
+        cohort: how many take part in a round; None means all.
+        data: where labelled examples come from.
+        partition: how they are shared out.
+        proxy: where the proxy set comes from.
+        models: one architecture for all clients, or how many clients use which.
+        method: how they learn together.
+        protector: what is done to knowledge before it leaves a client.
+        training: local training, the same for every method.
+        server_model: an architecture that the server distils from the consensus, or None.
+        local_test_fraction: share of a client's examples kept for its own test.
+        measure_every: rounds between measurements of the client models (the last one always).
+        min_completion: the run stops when a smaller share of a cohort answers.
+        seeds: separate seeds.
+        runtime: speed knobs.
+    """
+
+    name: str = "custom"
+    description: str = ""
+    seed: Annotated[int, Ge(0)] = 0
+    rounds: Annotated[int, Ge(1)] = 20
+    clients: Annotated[int, Ge(1)] = 10
+    cohort: Annotated[int, Ge(1)] | None = None
+    data: DataSet = field(default_factory=FashionMini)
+    partition: Partitioner = field(default_factory=Pathological)
+    proxy: Proxy = field(default_factory=Pooled)
+    models: str | dict[str, int] = "cnn_small"
+    method: Method = field(default_factory=EdgeFD)
+    protector: Protector = field(default_factory=NoProtection)
+    training: Training = field(default_factory=Training)
+    server_model: Model | None = None
+    local_test_fraction: Annotated[float, Interval(ge=0, lt=1)] = 0.1
+    measure_every: Annotated[int, Ge(1)] = 1
+    min_completion: Annotated[float, Interval(gt=0, le=1)] = 0.5
+    seeds: Seeds = field(default_factory=Seeds)
+    runtime: Runtime = field(default_factory=Runtime)
+
+    def __post_init__(self) -> None:
+        """Refuse mixes that cannot run, before anything is trained."""
+        self._check_models()
+        if self.cohort is not None and self.cohort > self.clients:
+            raise ConfigError(f"cohort: {self.cohort} is more than clients={self.clients}")
+        if self.method.message is MessageKind.UPDATE and len(set(self.client_models())) > 1:
+            raise ConfigError(
+                f"models: {self.models!r} mixes architectures, whose parameters cannot be "
+                "averaged; give one model, or a method that exchanges knowledge"
+            )
+
+    def _check_models(self) -> None:
+        counts = {self.models: self.clients} if isinstance(self.models, str) else self.models
+        for name, count in counts.items():
+            models.get(name, path="models")
+            if count < 0:
+                raise ConfigError(f"models.{name}: {count} clients; give a count of 0 or more")
+        if sum(counts.values()) != self.clients:
+            raise ConfigError(
+                f"models: {self.models!r} assigns {sum(counts.values())} clients, but "
+                f"clients={self.clients}; make them agree"
+            )
+
+    def client_models(self) -> list[str]:
+        """Return the architecture of every client, by client id."""
+        if isinstance(self.models, str):
+            return [self.models] * self.clients
+        return [name for name, count in self.models.items() for _ in range(count)]
+
+    def participants(self) -> list[int]:
+        """Return the client ids that train: one for controls that put everything in one place."""
+        return list(range(self.clients if self.method.holding is Holding.OWN else 1))
+
+    def layout(self) -> Layout:
+        """Return how the data is laid out among clients; the same on every machine."""
+        return Layout(
+            data=self.data,
+            partition=self.partition,
+            proxy=self.proxy,
+            n_clients=self.clients,
+            seed=self.partition_seed(),
+            local_test_fraction=self.local_test_fraction,
+        )
+
+    def partition_seed(self) -> int:
+        """Return the seed of partitions and proxy rows."""
+        return self.seed if self.seeds.partition is None else self.seeds.partition
+
+    def initialisation_seed(self) -> int:
+        """Return the seed of initial weights."""
+        return self.seed if self.seeds.initialisation is None else self.seeds.initialisation
+
+    def training_seed(self) -> int:
+        """Return the seed of everything that happens after round 1 starts."""
+        return self.seed if self.seeds.training is None else self.seeds.training
+
+
+def to_json(scenario: Scenario) -> str:
+    """Return the resolved scenario as canonical JSON, the form it is sent and stored in."""
+    return json.dumps({"schema": SCHEMA, **describe(scenario)}, sort_keys=True)
+
+
+def from_json(text: str) -> Scenario:
+    """Read what :func:`to_json` wrote; ConfigError when it is newer, damaged or invalid."""
+    try:
+        tree = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"the stored scenario is not JSON: {error}") from None
+    schema = tree.pop("schema", None)
+    if schema != SCHEMA:
+        raise ConfigError(f"scenario schema {schema!r}; this fedkd reads {SCHEMA}, update it")
+    return build(Scenario, tree, path="")
+
+
+def scenario_hash(scenario: Scenario) -> str:
+    """Return 16 hex digits that name everything that can change results (not ``runtime``)."""
+    tree = describe(replace(scenario, description="", name="", runtime=Runtime()))
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

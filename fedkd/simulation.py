@@ -1,0 +1,87 @@
+"""Run a scenario in this process: the two Flower apps, the in-process grid, a run folder."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fedkd.compose import compose
+from fedkd.results import RoundResult
+from fedkd.run_folder import RunFolder
+from fedkd.scenario import Scenario, to_json
+from fedkd.transport.inprocess import run_in_process
+
+CLIENT_PARTS = ("fedkd_clients.app:build_app", "fedkd_clients.app:fleet_in_memory")
+SERVER_PART = "fedkd_server.app:build_app"
+Show = Callable[[Iterator[RoundResult]], None]
+
+
+def simulate(
+    scenario: Scenario | Sequence[str], *, out: Path | str = "runs", show: Show | None = None
+) -> dict[str, Any]:
+    """Run a scenario to its end and return its summary.
+
+    Args:
+        scenario: a scenario, or the overrides that make one (``["scenario=iid", "rounds=3"]``).
+        out: the folder in which the run folder is made.
+        show: takes the stream of round results to its end; None is silent.
+
+    Returns:
+        The keys of ``summary.json`` (docs/run_folder.md); ``run_dir`` is the run folder.
+
+    Raises:
+        ConfigError: the scenario cannot be run; nothing was trained.
+        RunStopped: too few clients completed a round; the run folder holds what was done.
+    """
+    resolved = scenario if isinstance(scenario, Scenario) else compose(scenario)
+    folder = RunFolder.create(Path(out), resolved)
+    run_into(folder, show=show or _exhaust)
+    return folder.summary()
+
+
+def run_into(folder: RunFolder, *, show: Show) -> None:
+    """Run ``folder.scenario``, writing into ``folder`` as it goes."""
+    build_client, fleet_in_memory = (_part(name) for name in CLIENT_PARTS)
+
+    def consume(_: Scenario, stream: Iterator[RoundResult]) -> None:
+        show(folder.record(stream))
+
+    with _client_errors_in(folder.path / "errors.log"):
+        fleet = fleet_in_memory(folder.scenario)
+        run_in_process(
+            _part(SERVER_PART)(consume),
+            build_client(lambda _: fleet),
+            n_clients=folder.scenario.clients,
+            scenario_json=to_json(folder.scenario),
+        )
+
+
+def _exhaust(stream: Iterator[RoundResult]) -> None:
+    for _ in stream:
+        pass
+
+
+def _part(reference: str) -> Any:
+    """Return ``module:attribute``; the two sides are reached by name, never imported."""
+    module, attribute = reference.split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+@contextmanager
+def _client_errors_in(path: Path) -> Iterator[None]:
+    """Send client tracebacks to a file: they may hold private data and never reach the server."""
+    logger = logging.getLogger("fedkd.client")
+    handler = logging.FileHandler(path, delay=True, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger.addHandler(handler)
+    propagated, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+        logger.propagate = propagated

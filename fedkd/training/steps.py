@@ -1,0 +1,181 @@
+"""Training steps as plain functions, shared by clients and by a student on the server.
+
+No function here reads a number back from the device inside a loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedkd.distillers.base import Distiller
+from fedkd.tasks import Task
+from fedkd.training.recipe import OptimizerName, Order, Training
+
+PREDICTION_BATCH = 512
+"""Rows of one forward pass without gradients."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Examples:
+    """Labelled inputs on the training device: ``[n, *features]`` and int64 ``[n]``."""
+
+    inputs: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return self.inputs.shape[0]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Lesson:
+    """What a student distils: proxy inputs ``[m, *features]`` and teacher scores ``[m, classes]``."""
+
+    inputs: Tensor
+    scores: Tensor
+    distiller: Distiller
+
+    def __len__(self) -> int:
+        return self.inputs.shape[0]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Student:
+    """A model in training."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+
+
+def as_model_input(inputs: Tensor) -> Tensor:
+    """Scale uint8 images to [0, 1] in the layout convolutions run fastest in; pass floats on."""
+    if inputs.dtype == torch.uint8:
+        inputs = inputs.float() / 255
+    if inputs.dim() == 4:
+        return inputs.contiguous(memory_format=torch.channels_last)
+    return inputs
+
+
+def make_optimizer(module: nn.Module, recipe: Training) -> torch.optim.Optimizer:
+    """Return the optimiser a client keeps across rounds."""
+    if recipe.optimizer is OptimizerName.SGD:
+        return torch.optim.SGD(module.parameters(), lr=recipe.learning_rate, momentum=0.9)
+    return torch.optim.Adam(module.parameters(), lr=recipe.learning_rate)
+
+
+def batches(n: int, size: int, *, rng: torch.Generator) -> list[Tensor]:
+    """Return the positions ``0 .. n - 1`` in random order, cut into batches."""
+    return list(torch.randperm(n, generator=rng).split(size))
+
+
+def _epochs(n: int, size: int, *, rng: torch.Generator) -> Iterator[Tensor]:
+    """Yield batches for ever, shuffled anew every epoch."""
+    while True:
+        yield from batches(n, size, rng=rng)
+
+
+def train_round(
+    student: Student,
+    private: Examples,
+    lesson: Lesson | None,
+    *,
+    recipe: Training,
+    task: Task,
+    rng: torch.Generator,
+) -> None:
+    """Train one client for one round, on its examples and, if there is one, on the lesson.
+
+    Args:
+        student: changed in place.
+        private: may be empty; then only the lesson is learnt.
+        lesson: None or an empty lesson means private training alone.
+        recipe: order, epochs, batch size, weights.
+        task: gives the loss on private labels.
+        rng: orders the batches.
+    """
+    student.module.train()
+    if lesson is None or len(lesson) == 0:
+        _private_epochs(student, private, recipe=recipe, task=task, rng=rng)
+    elif recipe.order is Order.SEQUENTIAL:
+        distil_pass(student, lesson, recipe=recipe, rng=rng)
+        _private_epochs(student, private, recipe=recipe, task=task, rng=rng)
+    elif len(private) == 0:
+        distil_pass(student, lesson, recipe=recipe, rng=rng)
+    else:
+        _interleaved(student, private, lesson, recipe=recipe, task=task, rng=rng)
+
+
+def _private_epochs(
+    student: Student, private: Examples, *, recipe: Training, task: Task, rng: torch.Generator
+) -> None:
+    for _ in range(recipe.local_epochs if len(private) else 0):
+        for batch in batches(len(private), recipe.batch_size, rng=rng):
+            loss = _private_loss(student.module, private, batch, task=task)
+            _step(student, loss)
+
+
+def distil_pass(
+    student: Student, lesson: Lesson, *, recipe: Training, rng: torch.Generator
+) -> None:
+    """Take one pass over the lesson, without any private example; ``student`` changes in place."""
+    student.module.train()
+    for batch in batches(len(lesson), recipe.batch_size, rng=rng):
+        _step(student, _lesson_loss(student.module, lesson, batch))
+
+
+def _interleaved(
+    student: Student,
+    private: Examples,
+    lesson: Lesson,
+    *,
+    recipe: Training,
+    task: Task,
+    rng: torch.Generator,
+) -> None:
+    size = recipe.batch_size
+    private_steps = recipe.local_epochs * -(-len(private) // size)
+    n_steps = max(private_steps, -(-len(lesson) // size))
+    mine, shared = _epochs(len(private), size, rng=rng), _epochs(len(lesson), size, rng=rng)
+    for _ in range(n_steps):
+        own_loss = _private_loss(student.module, private, next(mine), task=task)
+        loss = recipe.ce_weight * own_loss + _lesson_loss(student.module, lesson, next(shared))
+        _step(student, loss)
+
+
+def _private_loss(module: nn.Module, private: Examples, batch: Tensor, *, task: Task) -> Tensor:
+    batch = batch.to(private.inputs.device)
+    logits = module(as_model_input(private.inputs[batch]))
+    return task.loss(logits, private.labels[batch]).mean()
+
+
+def _lesson_loss(module: nn.Module, lesson: Lesson, batch: Tensor) -> Tensor:
+    batch = batch.to(lesson.inputs.device)
+    logits = module(as_model_input(lesson.inputs[batch]))
+    return lesson.distiller.loss(logits, lesson.scores[batch]).mean()
+
+
+def _step(student: Student, loss: Tensor) -> None:
+    student.optimizer.zero_grad()
+    loss.backward()
+    student.optimizer.step()
+
+
+@torch.no_grad()
+def predict(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the logits of ``inputs``, ``[n, classes]``, in evaluation mode."""
+    module.eval()
+    return torch.cat(
+        [module(as_model_input(part)) for part in inputs.split(PREDICTION_BATCH)] or [inputs[:0]]
+    )
+
+
+@torch.no_grad()
+def accuracy(module: nn.Module, examples: Examples, *, task: Task) -> float:
+    """Return the share of ``examples`` the module gets right; NaN when there are none."""
+    if len(examples) == 0:
+        return float("nan")
+    right = task.correct(predict(module, examples.inputs), examples.labels)
+    return float(right.double().mean())

@@ -1,0 +1,120 @@
+"""The few records that cross between clients and server; read this file first.
+
+Everything a client may tell the server fits into :class:`Knowledge` (soft predictions about proxy
+rows) or, for parameter-averaging baselines, :class:`Update`. Everything the server answers fits
+into :class:`Consensus` or :class:`Update`. Tensors may live on any device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from torch import Tensor
+
+SCHEMA = 1
+"""Version of the records below, carried by every message and file made from them."""
+
+
+class Space(StrEnum):
+    """What the numbers in a row of scores are; never guessed from their values."""
+
+    LOGITS = "logits"
+    PROBS = "probs"
+
+
+class ProxySource(StrEnum):
+    """Where the rows of a proxy set came from."""
+
+    POOLED = "pooled"
+    EXTERNAL = "external"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ProxySet:
+    """The unlabelled inputs that all clients answer about.
+
+    Attributes:
+        inputs: ``[proxy, *features]``, uint8 images (0..255) or float32 rows.
+        ids: int64 ``[proxy]``, unique; in a simulation the row's index in the data set.
+        owner: int64 ``[proxy]``, the client that contributed a row, or None when nobody did. The
+            copy a client receives names only its own rows; all others are ``NOBODY``.
+        source: how the rows were obtained. ``POOLED`` rows are raw private examples in clear.
+        version: grows by one whenever the server replaces the set.
+    """
+
+    inputs: Tensor
+    ids: Tensor
+    owner: Tensor | None
+    source: ProxySource
+    version: int = 1
+
+    def __len__(self) -> int:
+        return self.inputs.shape[0]
+
+
+NOBODY = -1
+"""Owner of a proxy row whose contributor the reader is not told."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Knowledge:
+    """One client's scores for some proxy rows: its upload.
+
+    Attributes:
+        rows: int64 ``[n]``, ascending positions in the proxy set, each at most once.
+        scores: float32 ``[n, classes]``.
+        weights: float32 ``[n]`` in (0, 1]; a hard filter sends ones.
+        space: what ``scores`` are.
+        temperature: the divisor applied to the logits before the softmax (1 for logits).
+        classes: int64 ``[classes]``, the client's own label space, or None for the common one.
+    """
+
+    rows: Tensor
+    scores: Tensor
+    weights: Tensor
+    space: Space
+    temperature: float = 1.0
+    classes: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.rows.shape[0]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Update:
+    """Model parameters, for baselines that average weights.
+
+    Attributes:
+        arrays: float32 parameter tensors by name, in the module's own order.
+        weight: the sender's share in an average (a client's number of training examples).
+    """
+
+    arrays: dict[str, Tensor]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Consensus:
+    """What the server made of a round's uploads: the teacher of the next round.
+
+    Attributes:
+        rows: int64 ``[m]``, ascending proxy positions that somebody kept; others are absent.
+        scores: float32 ``[m, classes]``.
+        space: what ``scores`` are.
+        temperature: the temperature the scores were softened with.
+        keepers: int64 ``[m]``, how many clients kept each row; None in the copy that clients get.
+    """
+
+    rows: Tensor
+    scores: Tensor
+    space: Space
+    temperature: float
+    keepers: Tensor | None
+
+    def __len__(self) -> int:
+        return self.rows.shape[0]
+
+
+Upload = Knowledge | Update
+Broadcast = Consensus | Update

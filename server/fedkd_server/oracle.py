@@ -1,0 +1,97 @@
+"""What only a simulation can know: true labels of proxy rows and the clients' own accuracies.
+
+Nothing here feeds back into a run; it is measurement, outside bytes, ledger and transcript.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedkd.data.federation import client_rows, load, true_labels
+from fedkd.results import Measurement
+from fedkd.scenario import Scenario
+from fedkd.tasks import Task
+from fedkd.training.steps import Examples, accuracy
+from fedkd.transport.messages import Action, Request
+from fedkd.types import Broadcast, Consensus, Knowledge, ProxySet
+from fedkd_server.exchange import Exchange
+
+
+class Oracle:
+    """Measures a simulated run from the outside."""
+
+    def __init__(self, scenario: Scenario, task: Task, proxy: ProxySet | None) -> None:
+        self._scenario, self._task = scenario, task
+        layout, labels = scenario.layout(), load(scenario.data).train_labels
+        self._labels = torch.empty(0, dtype=torch.int64)
+        if proxy is not None:
+            self._labels = torch.from_numpy(true_labels(layout, proxy.ids.numpy()))
+        self._holds = torch.zeros(scenario.clients, task.n_classes, dtype=torch.bool)
+        for client in range(scenario.clients):
+            held = np.unique(labels[client_rows(layout, client).train])
+            self._holds[client, torch.from_numpy(held)] = True
+
+    def consensus(
+        self, consensus: Consensus, uploads: Mapping[int, Knowledge]
+    ) -> dict[str, float]:
+        """Return how right the teacher is, and how well the filters chose.
+
+        ``keep_precision`` is the share of (client, row) keeps whose client holds the row's class;
+        ``keep_recall`` the share of possible such pairs that were kept.
+        """
+        right = self._task.correct(consensus.scores, self._labels[consensus.rows])
+        good = kept = possible = 0
+        for client, upload in uploads.items():
+            knows = self._holds[client][self._labels]
+            good += int(knows[upload.rows].sum())
+            kept += len(upload)
+            possible += int(knows.sum())
+        measured = {"keep_precision": (good, kept), "keep_recall": (good, possible)}
+        figures = {name: a / b for name, (a, b) in measured.items() if b}
+        if len(consensus):
+            figures["teacher_accuracy"] = float(right.double().mean())
+        return figures
+
+    def clients(
+        self,
+        exchange: Exchange,
+        clients: Sequence[int],
+        broadcast: Broadcast | None,
+        *,
+        round: int,
+        closing: bool,
+    ) -> list[Measurement]:
+        """Ask clients for their accuracies, on the test set and on their own held-out examples."""
+        answers = exchange.ask(
+            [
+                Request(
+                    action=Action.MEASURE,
+                    client=client,
+                    round=round,
+                    incoming=broadcast if closing else None,
+                    closing=closing,
+                )
+                for client in clients
+            ]
+        )
+        return [
+            Measurement(round, client, name, value)
+            for client, reply in answers.replies.items()
+            for name, value in sorted(reply.metrics.items())
+        ]
+
+    def model(self, module: nn.Module, *, device: torch.device) -> float:
+        """Return a server-side model's accuracy on the test set."""
+        arrays = load(self._scenario.data)
+        examples = Examples(
+            inputs=_on(arrays.test_inputs, device), labels=_on(arrays.test_labels, device)
+        )
+        return accuracy(module, examples, task=self._task)
+
+
+def _on(array: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(array).to(device)

@@ -1,0 +1,69 @@
+"""The proxy set as the server holds it: pooled from clients, or its own rows."""
+
+from __future__ import annotations
+
+import torch
+
+from fedkd.data.federation import external_rows, load
+from fedkd.results import Failure, RunStopped
+from fedkd.scenario import Scenario
+from fedkd.transport.messages import Action, Request
+from fedkd.types import NOBODY, ProxySet, ProxySource
+from fedkd_server.exchange import Answers, Exchange
+from fedkd_server.validation import UploadError, check_contribution
+
+
+def gather_proxy(exchange: Exchange, scenario: Scenario) -> tuple[ProxySet, Answers]:
+    """Return the proxy set and what gathering it cost."""
+    if scenario.proxy.source is ProxySource.EXTERNAL:
+        return _external(scenario), Answers()
+    clients = scenario.participants()
+    answers = exchange.ask([Request(action=Action.CONTRIBUTE, client=c) for c in clients])
+    parts = _accepted(answers)
+    if not parts:
+        reasons = {failure.reason for failure in answers.failures}
+        raise RunStopped(f"set-up: no client gave proxy rows ({', '.join(sorted(reasons))})")
+    owner = [torch.full((len(part),), client) for client, part in parts.items()]
+    return ProxySet(
+        inputs=torch.cat([part.inputs for part in parts.values()]),
+        ids=torch.cat([part.ids for part in parts.values()]),
+        owner=torch.cat(owner),
+        source=ProxySource.POOLED,
+    ), answers
+
+
+def as_seen_by(proxy: ProxySet, client: int) -> ProxySet:
+    """Return the copy a client is sent: it learns which rows are its own, and no other owner."""
+    if proxy.owner is None:
+        return proxy
+    nobody = torch.full_like(proxy.owner, NOBODY)
+    owner = torch.where(proxy.owner == client, proxy.owner, nobody)
+    return ProxySet(
+        inputs=proxy.inputs,
+        ids=proxy.ids,
+        owner=owner,
+        source=proxy.source,
+        version=proxy.version,
+    )
+
+
+def _accepted(answers: Answers) -> dict[int, ProxySet]:
+    parts: dict[int, ProxySet] = {}
+    like = None
+    for client, reply in answers.replies.items():
+        try:
+            parts[client] = check_contribution(reply.contribution, like=like)
+            like = parts[client].inputs
+        except UploadError as error:
+            answers.failures.append(Failure(round=0, client=client, reason=str(error)))
+    return parts
+
+
+def _external(scenario: Scenario) -> ProxySet:
+    rows = external_rows(scenario.layout())
+    return ProxySet(
+        inputs=torch.from_numpy(load(scenario.data).train_inputs[rows]),
+        ids=torch.from_numpy(rows),
+        owner=None,
+        source=ProxySource.EXTERNAL,
+    )

@@ -1,0 +1,212 @@
+"""The round loop: a generator that yields what each round left behind.
+
+Progress display, recording and early stops consume the stream; the loop knows none of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from flwr.serverapp import Grid
+
+from fedkd.data.federation import load
+from fedkd.methods.base import CoDistillation, MessageKind
+from fedkd.models.base import initialised, models
+from fedkd.results import SERVER, Failure, Measurement, RoundResult, RunStopped
+from fedkd.rng import torch_stream
+from fedkd.scenario import Scenario
+from fedkd.tasks import Classification
+from fedkd.transport.messages import Action, Request
+from fedkd.types import Broadcast, Consensus, Knowledge, ProxySet, Update, Upload
+from fedkd_server.cohort import cohort
+from fedkd_server.exchange import Answers, Exchange
+from fedkd_server.oracle import Oracle
+from fedkd_server.proxy import as_seen_by, gather_proxy
+from fedkd_server.student import ServerStudent
+from fedkd_server.validation import Expected, UploadError, check_knowledge, check_update
+
+
+def run_rounds(grid: Grid, scenario: Scenario) -> Iterator[RoundResult]:
+    """Run a scenario over a grid.
+
+    Yields:
+        One result for set-up (round 0) and one for each round.
+
+    Raises:
+        RunStopped: too few clients answered.
+    """
+    run = _Run(grid, scenario)
+    yield run.set_up()
+    for n in range(1, scenario.rounds + 1):
+        yield run.round(n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Heard:
+    """The sound uploads of a round, by client, and who failed."""
+
+    uploads: dict[int, Upload]
+    failures: list[Failure]
+
+
+class _Run:
+    """The server's state between two rounds."""
+
+    def __init__(self, grid: Grid, scenario: Scenario) -> None:
+        self._scenario, self._method = scenario, scenario.method
+        self._exchange = Exchange(grid, n_clients=scenario.clients)
+        arrays = load(scenario.data)
+        self._task = Classification(arrays.n_classes)
+        self._input_shape = arrays.input_shape
+        self._proxy: ProxySet | None = None
+        self._has_proxy: set[int] = set()
+        self._broadcast: Broadcast | None = None
+        self._student: ServerStudent | None = None
+        self._oracle = Oracle(scenario, self._task, None)
+
+    def set_up(self) -> RoundResult:
+        """Gather the proxy set and make what round 1 starts from."""
+        started, answers = time.perf_counter(), Answers()
+        if self._method.message is MessageKind.KNOWLEDGE:
+            self._proxy, answers = gather_proxy(self._exchange, self._scenario)
+            self._oracle = Oracle(self._scenario, self._task, self._proxy)
+            if self._scenario.server_model is not None:
+                self._student = ServerStudent(self._scenario.server_model, self._scenario)
+        else:
+            self._broadcast = self._method.opening(self._fresh_model())
+        figures = _bytes(answers) | {"seconds": time.perf_counter() - started}
+        if self._proxy is not None:
+            figures["proxy_rows"] = len(self._proxy)
+        return RoundResult(
+            round=0,
+            cohort=[],
+            measurements=[Measurement(0, SERVER, k, float(v)) for k, v in figures.items()],
+            failures=answers.failures,
+            digest=_digest(self._broadcast),
+        )
+
+    def round(self, n: int) -> RoundResult:
+        """Do one exchange and measure it."""
+        started = time.perf_counter()
+        members = cohort(self._scenario, self._scenario.participants(), round=n)
+        answers = self._exchange.ask([self._request(client, n) for client in members])
+        self._has_proxy.update(answers.replies)
+        heard = self._listen(answers, n)
+        self._check_completion(heard, members, n)
+        figures: dict[str, float] = {}
+        if self._method.message is not MessageKind.NOTHING:
+            self._broadcast = self._combine(list(heard.uploads.values()), n)
+            figures |= self._about_broadcast(heard.uploads, n)
+        figures |= _bytes(answers) | {"seconds": time.perf_counter() - started}
+        measurements = [Measurement(n, SERVER, name, value) for name, value in figures.items()]
+        return RoundResult(
+            round=n,
+            cohort=members,
+            measurements=measurements + self._about_clients(members, n),
+            failures=heard.failures,
+            digest=_digest(self._broadcast),
+        )
+
+    def _request(self, client: int, n: int) -> Request:
+        request = Request(action=Action.ROUND, client=client, round=n, incoming=self._broadcast)
+        if self._proxy is None or client in self._has_proxy:
+            return request
+        return replace(request, proxy=as_seen_by(self._proxy, client))
+
+    def _listen(self, answers: Answers, n: int) -> _Heard:
+        uploads: dict[int, Upload] = {}
+        failures = list(answers.failures)
+        for client, reply in answers.replies.items():
+            try:
+                if self._method.message is MessageKind.KNOWLEDGE:
+                    uploads[client] = check_knowledge(reply.upload, self._expected())
+                elif self._method.message is MessageKind.UPDATE:
+                    uploads[client] = check_update(reply.upload, self._broadcast)
+            except UploadError as error:
+                failures.append(Failure(n, client, f"dropped: {error}"))
+        return _Heard(uploads=uploads, failures=sorted(failures, key=lambda f: f.client))
+
+    def _expected(self) -> Expected:
+        if not isinstance(self._method, CoDistillation) or self._proxy is None:
+            raise RunStopped("a method that exchanges knowledge needs a distiller and a proxy set")
+        return Expected(
+            space=self._method.distiller.space,
+            temperature=self._method.distiller.temperature,
+            n_rows=len(self._proxy),
+            n_classes=self._task.n_classes,
+        )
+
+    def _check_completion(self, heard: _Heard, members: Sequence[int], n: int) -> None:
+        done = len(members) - len(heard.failures)
+        if done < self._scenario.min_completion * len(members):
+            first = "; ".join(f"client {f.client}: {f.reason}" for f in heard.failures[:5])
+            raise RunStopped(
+                f"round {n}: only {done} of {len(members)} clients completed, below "
+                f"min_completion={self._scenario.min_completion} ({first})"
+            )
+
+    def _combine(self, uploads: list[Upload], n: int) -> Broadcast | None:
+        n_rows = len(self._proxy) if self._proxy is not None else 0
+        rng = torch_stream(self._scenario.training_seed(), "aggregation", round=n)
+        return self._method.server_round(uploads, n_rows=n_rows, rng=rng)
+
+    def _about_broadcast(self, uploads: dict[int, Upload], n: int) -> dict[str, float]:
+        broadcast = self._broadcast
+        if isinstance(broadcast, Update):
+            module = self._fresh_model()
+            module.load_state_dict(broadcast.arrays)
+            return {"server_accuracy": self._oracle.model(module, device=torch.device("cpu"))}
+        if not isinstance(broadcast, Consensus) or self._proxy is None:
+            return {}
+        keepers = broadcast.keepers if broadcast.keepers is not None else torch.empty(0)
+        figures = {
+            "coverage": len(broadcast) / max(1, len(self._proxy)),
+            "keepers_per_row": float(keepers.double().sum()) / max(1, len(self._proxy)),
+        }
+        knowledge = {c: u for c, u in uploads.items() if isinstance(u, Knowledge)}
+        figures |= self._oracle.consensus(broadcast, knowledge)
+        if self._student is not None:
+            self._student.learn(broadcast, self._proxy, round=n)
+            module = self._student.student.module
+            figures["server_accuracy"] = self._oracle.model(module, device=torch.device("cpu"))
+        return figures
+
+    def _about_clients(self, members: Sequence[int], n: int) -> list[Measurement]:
+        last = n == self._scenario.rounds
+        if not last and n % self._scenario.measure_every:
+            return []
+        clients = self._scenario.participants() if last else members
+        clients = [c for c in clients if self._proxy is None or c in self._has_proxy]
+        broadcast = self._broadcast
+        return self._oracle.clients(self._exchange, clients, broadcast, round=n, closing=last)
+
+    def _fresh_model(self) -> torch.nn.Module:
+        model = models.get(self._scenario.client_models()[0])()
+        rng = torch_stream(self._scenario.initialisation_seed(), "initialisation")
+        return initialised(model, self._input_shape, self._task.n_classes, rng=rng)
+
+
+def _bytes(answers: Answers) -> dict[str, float]:
+    figures: Counter[str] = Counter()
+    for direction, sizes in (("down", answers.bytes_down), ("up", answers.bytes_up)):
+        for kind, size in sizes.items():
+            figures[f"bytes_{direction}.{kind}"] += size
+    return {name: float(size) for name, size in figures.items()}
+
+
+def _digest(broadcast: Broadcast | None) -> str:
+    if broadcast is None:
+        return ""
+    sha = hashlib.sha256()
+    if isinstance(broadcast, Update):
+        tensors = list(broadcast.arrays.values())
+    else:
+        tensors = [broadcast.rows, broadcast.scores]
+    for tensor in tensors:
+        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()

@@ -1,0 +1,106 @@
+"""What every upload must pass before anything reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedkd.types import Broadcast, Knowledge, ProxySet, Space, Update, Upload
+
+LOGIT_LIMIT = 1e4
+"""Largest magnitude of a logit."""
+EXAMPLE_LIMIT = 1e7
+"""Largest weight of an update."""
+SIMPLEX_TOLERANCE = 1e-3
+"""How far a row of probabilities may be from summing to one."""
+
+
+class UploadError(ValueError):
+    """An upload that is dropped; the message is a short reason without the upload's numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What an upload of this round must look like."""
+
+    space: Space
+    temperature: float
+    n_rows: int
+    n_classes: int
+
+
+def check_knowledge(upload: Upload | None, expected: Expected) -> Knowledge:
+    """Return ``upload`` as knowledge; UploadError with the reason when it is not sound."""
+    if not isinstance(upload, Knowledge):
+        raise UploadError("no knowledge in the reply")
+    _check_shapes(upload, expected)
+    _check_values(upload)
+    return upload
+
+
+def _check_shapes(upload: Knowledge, expected: Expected) -> None:
+    if (upload.space, upload.temperature) != (expected.space, expected.temperature):
+        raise UploadError("scores in another space or at another temperature")
+    if upload.scores.dtype != torch.float32 or upload.weights.dtype != torch.float32:
+        raise UploadError("scores or weights are not float32")
+    if upload.scores.shape != (len(upload.rows), expected.n_classes):
+        raise UploadError("scores of the wrong shape")
+    if upload.weights.shape != upload.rows.shape:
+        raise UploadError("as many weights as rows are needed")
+    rows = upload.rows
+    if len(rows) and (int(rows[0]) < 0 or int(rows[-1]) >= expected.n_rows):
+        raise UploadError("rows outside the proxy set")
+    if bool((rows[1:] <= rows[:-1]).any()):
+        raise UploadError("rows repeated or out of order")
+
+
+def _check_values(upload: Knowledge) -> None:
+    _check_finite(upload.scores)
+    _check_finite(upload.weights)
+    if bool(((upload.weights <= 0) | (upload.weights > 1)).any()):
+        raise UploadError("weights outside (0, 1]")
+    if upload.space is Space.LOGITS:
+        if bool((upload.scores.abs() > LOGIT_LIMIT).any()):
+            raise UploadError("logits beyond the limit")
+        return
+    off = (upload.scores.sum(dim=1) - 1).abs() > SIMPLEX_TOLERANCE
+    if bool(off.any()) or bool((upload.scores < 0).any()):
+        raise UploadError("rows that are not probabilities")
+
+
+def check_update(upload: Upload | None, sent: Broadcast | None) -> Update:
+    """Return ``upload`` as an update of the parameters that were sent; UploadError otherwise."""
+    if not isinstance(upload, Update) or not isinstance(sent, Update):
+        raise UploadError("no update in the reply")
+    if upload.arrays.keys() != sent.arrays.keys():
+        raise UploadError("other parameters than were sent")
+    for name, value in upload.arrays.items():
+        if value.shape != sent.arrays[name].shape or value.dtype != sent.arrays[name].dtype:
+            raise UploadError("parameters of another shape or type")
+        _check_finite(value)
+    if not 0 < upload.weight <= EXAMPLE_LIMIT:
+        raise UploadError("a weight that is no number of examples")
+    return upload
+
+
+def check_contribution(contribution: ProxySet | None, *, like: Tensor | None) -> ProxySet:
+    """Return a client's share of the proxy set; UploadError when it does not fit the others."""
+    if contribution is None:
+        raise UploadError("no contribution in the reply")
+    inputs, ids = contribution.inputs, contribution.ids
+    if ids.shape != inputs.shape[:1] or ids.dtype != torch.int64:
+        raise UploadError("as many ids as inputs are needed")
+    if like is not None and (inputs.shape[1:] != like.shape[1:] or inputs.dtype != like.dtype):
+        raise UploadError("inputs of another shape or type than other clients'")
+    if inputs.dtype not in (torch.uint8, torch.float32):
+        raise UploadError("inputs that are neither uint8 nor float32")
+    if inputs.is_floating_point():
+        _check_finite(inputs)
+    return contribution
+
+
+def _check_finite(values: Tensor) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise UploadError("numbers that are not finite")
