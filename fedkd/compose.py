@@ -15,8 +15,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedkd.registry import ConfigError, Registry, build, describe, did_you_mean, registry_of
-from fedkd.registry import fields_of, slot_of
+from fedkd.errors import ConfigError
+from fedkd.registry import Registry, build, describe, did_you_mean, fields_of, registry_of, slot_of
 from fedkd.scenario import Scenario
 
 DEFAULT_SCENARIO = "noniid_strong"
@@ -99,7 +99,9 @@ def _with_hydra(tree: Tree, overrides: list[str]) -> Tree:
         resolved = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"{' '.join(overrides)}: {_first_line(error)}") from None
-    return {str(key): value for key, value in resolved.items()} if isinstance(resolved, dict) else {}
+    return (
+        {str(key): value for key, value in resolved.items()} if isinstance(resolved, dict) else {}
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -125,11 +127,15 @@ def _component(kind: Any, value: Any, *, current: Any, path: str) -> Any:
     registry = registry_of(kind)
     if registry is None or value is None:
         return value
-    fields = {str(k): v for k, v in value.items()} if isinstance(value, Mapping) else {"name": value}
-    changed = "name" not in fields and current is not None
-    name = str(current["name"] if changed else fields.pop("name", value))
-    cls = registry.get(name, path=path)
-    settings: Tree = dict(current) if changed else describe(cls()) 
+    fields = (
+        {str(k): v for k, v in value.items()} if isinstance(value, Mapping) else {"name": value}
+    )
+    if "name" not in fields and current is not None:
+        settings: Tree = dict(current)
+        cls = registry.get(settings["name"], path=path)
+    else:
+        cls = registry.get(str(fields.pop("name", value)), path=path)
+        settings = describe(cls())
     kinds = fields_of(cls)
     for key, inner in fields.items():
         if key not in kinds:

@@ -19,11 +19,9 @@ from typing import Any, Generic, TypeVar
 
 import pydantic
 
+from fedkd.errors import ConfigError
+
 T = TypeVar("T")
-
-
-class ConfigError(ValueError):
-    """A scenario that cannot be run; the message names the path, the value and the remedy."""
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
@@ -52,7 +50,9 @@ class Registry(Generic[T]):
 
         def enrol(cls: type[T]) -> type[T]:
             if self._classes.get(name, cls).__module__ != cls.__module__:
-                raise ConfigError(f"{self.family} {name!r} is registered twice; choose another name")
+                raise ConfigError(
+                    f"{self.family} {name!r} is registered twice; choose another name"
+                )
             self._classes[name] = cls
             return cls
 
@@ -111,7 +111,7 @@ def build(kind: Any, value: Any, *, path: str) -> Any:
             raise ConfigError(f"{path}: {value!r} is neither a name nor a mapping with a name")
         cls = registry.get(settings["name"], path=path)
         return _construct(cls, {k: v for k, v in settings.items() if k != "name"}, path=path)
-    if dataclasses.is_dataclass(slot):
+    if isinstance(slot, type) and dataclasses.is_dataclass(slot):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path}: {value!r} is not a mapping of {slot.__name__.lower()} keys")
         return _construct(slot, value, path=path)
@@ -175,4 +175,6 @@ def _checked(kind: Any, value: Any, *, path: str) -> Any:
         return _adapter(kind).validate_python(value)
     except pydantic.ValidationError as error:
         reason = error.errors(include_url=False)[0]["msg"]
-        raise ConfigError(f"{path}: {value!r} is refused: {reason[0].lower()}{reason[1:]}") from None
+        raise ConfigError(
+            f"{path}: {value!r} is refused: {reason[0].lower()}{reason[1:]}"
+        ) from None

@@ -60,10 +60,6 @@ class RoundResult:
     digest: str = ""
 
 
-class RunStopped(RuntimeError):
-    """The run cannot go on; the message says in which round and why."""
-
-
 def result_hash(rounds: Sequence[RoundResult]) -> str:
     """Return 16 hex digits of everything a run computed: broadcasts, bytes and measurements.
 

@@ -7,7 +7,7 @@ initialisers, dropout) runs inside :func:`borrowed`, which puts the global state
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import numpy as np
@@ -33,7 +33,7 @@ def torch_stream(seed: int, purpose: str, *, round: int = 0, client: int = -1) -
 
 
 @contextmanager
-def borrowed(rng: torch.Generator) -> Iterator[None]:
+def borrowed(rng: torch.Generator) -> Generator[None]:
     """Let code that draws from torch's global CPU stream draw from ``rng`` instead."""
     before = torch.get_rng_state()
     torch.set_rng_state(rng.get_state())

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedkd.errors import ConfigError
 from fedkd.privacy.claims import claim
-from fedkd.registry import ConfigError
 from fedkd.results import RoundResult, summarise
 from fedkd.scenario import Scenario, from_json, scenario_hash, to_json
 from fedkd.types import SCHEMA
@@ -176,7 +176,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        raise ConfigError(f"{str(path.parent)!r} is no run folder: {path.name} is missing") from None
+        raise ConfigError(
+            f"{str(path.parent)!r} is no run folder: {path.name} is missing"
+        ) from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{str(path)!r} is damaged: {error}") from None
     if tree.get("schema") != SCHEMA:

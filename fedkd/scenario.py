@@ -21,12 +21,13 @@ from fedkd.data.partitioners.base import Partitioner
 from fedkd.data.partitioners.pathological import Pathological
 from fedkd.data.proxies.base import Proxy
 from fedkd.data.proxies.pooled import Pooled
+from fedkd.errors import ConfigError
 from fedkd.methods.base import Holding, MessageKind, Method
 from fedkd.methods.edgefd import EdgeFD
 from fedkd.models.base import Model, models
 from fedkd.protectors.base import Protector
 from fedkd.protectors.none import NoProtection
-from fedkd.registry import ConfigError, build, describe
+from fedkd.registry import build, describe
 from fedkd.training.recipe import Training
 from fedkd.types import SCHEMA
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def simulate(
     """
     resolved = scenario if isinstance(scenario, Scenario) else compose(scenario)
     folder = RunFolder.create(Path(out), resolved)
-    run_into(folder, show=show or _exhaust)
+    run_into(folder, show=show or watch_quietly)
     return folder.summary()
 
 
@@ -52,15 +52,20 @@ def run_into(folder: RunFolder, *, show: Show) -> None:
 
     with _client_errors_in(folder.path / "errors.log"):
         fleet = fleet_in_memory(folder.scenario)
+
+        def same_fleet(_: object) -> Any:
+            return fleet
+
         run_in_process(
             _part(SERVER_PART)(consume),
-            build_client(lambda _: fleet),
+            build_client(same_fleet),
             n_clients=folder.scenario.clients,
             scenario_json=to_json(folder.scenario),
         )
 
 
-def _exhaust(stream: Iterator[RoundResult]) -> None:
+def watch_quietly(stream: Iterator[RoundResult]) -> None:
+    """Take a stream to its end without a word."""
     for _ in stream:
         pass
 
@@ -72,7 +77,7 @@ def _part(reference: str) -> Any:
 
 
 @contextmanager
-def _client_errors_in(path: Path) -> Iterator[None]:
+def _client_errors_in(path: Path) -> Generator[None]:
     """Send client tracebacks to a file: they may hold private data and never reach the server."""
     logger = logging.getLogger("fedkd.client")
     handler = logging.FileHandler(path, delay=True, encoding="utf-8")

@@ -13,7 +13,7 @@ import torch
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
-from fedkd.registry import ConfigError
+from fedkd.errors import ConfigError
 from fedkd.scenario import Device, Runtime, Scenario, from_json
 from fedkd.transport.inprocess import SCENARIO_KEY
 from fedkd.transport.messages import Action, ErrorCode

@@ -42,9 +42,12 @@ class SerialLearner:
         self._architectures = scenario.client_models()
         self._spaces: dict[tuple[Features, int], tuple[Transform, Tensor]] = {}
         self.task: Task = Classification(arrays.n_classes)
-        self.private: Callable[[int], PrivateData] = cache(
-            lambda client: private_data(scenario, client, device=device)
-        )
+
+        @cache
+        def private(client: int) -> PrivateData:
+            return private_data(scenario, client, device=device)
+
+        self.private: Callable[[int], PrivateData] = private
         self.round = 0
 
     def state(self, client: int) -> ClientState:

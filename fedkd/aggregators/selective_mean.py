@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from fedkd.aggregators.base import Aggregator, Sums, aggregators
 from fedkd.aggregators.mean import add, mean_of, weighted_sums
-from fedkd.registry import ConfigError
+from fedkd.errors import ConfigError
 from fedkd.types import Consensus, Knowledge, Space
 
 OFF = 2.0

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkd.registry import ConfigError
+from fedkd.errors import ConfigError
 
 SHAPE = (3, 32, 32)
 N_CLASSES = 10

@@ -18,7 +18,7 @@ from annotated_types import Ge, Lt
 from fedkd.data.datasets.base import Arrays, DataSet
 from fedkd.data.partitioners.base import Partitioner, Rows
 from fedkd.data.proxies.base import Proxy
-from fedkd.registry import ConfigError
+from fedkd.errors import ConfigError
 from fedkd.rng import numpy_stream
 
 _MIN_ROWS_FOR_TEST = 10

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkd.data.datasets.base import Arrays, MissingDataError, search_roots
-from fedkd.registry import ConfigError
+from fedkd.data.datasets.base import Arrays, search_roots
+from fedkd.errors import ConfigError, MissingDataError
 
 NAMES = (
     "train-images-idx3-ubyte",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkd.data.datasets.base import Arrays
-from fedkd.registry import ConfigError
+from fedkd.errors import ConfigError
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkd.data.partitioners.base import Rows
-from fedkd.registry import ConfigError
+from fedkd.errors import ConfigError
 
 
 def require_rows(labels: Rows, needed: int, *, reason: str) -> None:

@@ -12,15 +12,15 @@ from fedkd.types import Space
 
 
 class Distiller(ABC):
-    """Says what a consensus must be (its space and temperature) and how far a student is from it.
-
-    Concrete distillers with a temperature carry it as a field called ``temperature``.
-    """
+    """Says what a consensus must be (its space and temperature) and how far a student is from it."""
 
     space: ClassVar[Space]
     """What the teacher's scores must be; a method uploads in this space."""
 
-    temperature: float
+    @property
+    @abstractmethod
+    def teacher_temperature(self) -> float:
+        """The temperature the teacher's scores are softened with; 1 for logits."""
 
     @abstractmethod
     def loss(self, student_logits: Tensor, teacher_scores: Tensor) -> Tensor:

@@ -21,6 +21,11 @@ class KL(Distiller):
     space: ClassVar[Space] = Space.PROBS
     temperature: Annotated[float, Gt(0)] = 3.0
 
+    @property
+    def teacher_temperature(self) -> float:
+        """The student's own temperature."""
+        return self.temperature
+
     def loss(self, student_logits: Tensor, teacher_scores: Tensor) -> Tensor:
         """Return the divergence of each row, in nats, times T^2."""
         student = functional.log_softmax(student_logits / self.temperature, dim=1)

@@ -14,10 +14,14 @@ from fedkd.types import Space
 @distillers.register("mae")
 @dataclass(frozen=True)
 class MAE(Distiller):
-    """|student - teacher| averaged over classes, on logits: one loud client can move the teacher."""
+    """|student - teacher| on logits, mean over classes; one loud client can move it."""
 
     space: ClassVar[Space] = Space.LOGITS
-    temperature: ClassVar[float] = 1.0
+
+    @property
+    def teacher_temperature(self) -> float:
+        """Logits are sent as they are."""
+        return 1.0
 
     def loss(self, student_logits: Tensor, teacher_scores: Tensor) -> Tensor:
         """Return the mean absolute difference of each row."""

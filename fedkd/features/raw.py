@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedkd.errors import ConfigError
 from fedkd.features.base import Features, Transform, features
-from fedkd.registry import ConfigError
 
 
 def flat(inputs: Tensor) -> Tensor:

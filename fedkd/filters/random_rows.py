@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fedkd.errors import ConfigError
 from fedkd.features.base import Features
 from fedkd.filters.base import ClientView, Filter, FilterState, filters
 from fedkd.filters.kmeans import KMeansFilter
-from fedkd.registry import ConfigError
 
 
 @filters.register("random_rows")

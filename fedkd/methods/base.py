@@ -50,9 +50,7 @@ class Learner(Protocol):
         """Train each client for one round on its private examples and on the teacher."""
         ...
 
-    def distill(
-        self, clients: Sequence[int], teacher: Consensus, distiller: Distiller
-    ) -> None:
+    def distill(self, clients: Sequence[int], teacher: Consensus, distiller: Distiller) -> None:
         """Take one pass over the teacher, without private examples."""
         ...
 
@@ -107,9 +105,7 @@ class Method(ABC):
         """Turn a round's uploads, ordered by client, into what the next round starts from."""
 
     @abstractmethod
-    def absorb(
-        self, learner: Learner, clients: Sequence[int], incoming: Broadcast | None
-    ) -> None:
+    def absorb(self, learner: Learner, clients: Sequence[int], incoming: Broadcast | None) -> None:
         """Take in a broadcast without any private step (the closing pass of a run)."""
 
 
@@ -147,7 +143,7 @@ class CoDistillation(Method):
             return upload
         if upload.space is Space.PROBS:
             raise ValueError("the distiller needs raw logits, but the protector made probabilities")
-        temperature = self.distiller.temperature
+        temperature = self.distiller.teacher_temperature
         scores = torch.softmax(upload.scores / temperature, dim=1)
         return replace(upload, scores=scores, space=Space.PROBS, temperature=temperature)
 
@@ -158,9 +154,7 @@ class CoDistillation(Method):
         knowledge = [upload for upload in uploads if isinstance(upload, Knowledge)]
         return self.aggregator.aggregate(knowledge, n_rows=n_rows, rng=rng)
 
-    def absorb(
-        self, learner: Learner, clients: Sequence[int], incoming: Broadcast | None
-    ) -> None:
+    def absorb(self, learner: Learner, clients: Sequence[int], incoming: Broadcast | None) -> None:
         """Distil one pass."""
         if isinstance(incoming, Consensus):
             learner.distill(clients, incoming, self.distiller)
@@ -187,7 +181,5 @@ class Alone(Method):
         """There is nothing to aggregate."""
         return None
 
-    def absorb(
-        self, learner: Learner, clients: Sequence[int], incoming: Broadcast | None
-    ) -> None:
+    def absorb(self, learner: Learner, clients: Sequence[int], incoming: Broadcast | None) -> None:
         """There is nothing to take in."""

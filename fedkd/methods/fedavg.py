@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedkd.methods.base import Learner, MessageKind, Method, methods
 from fedkd.types import Broadcast, Update, Upload
@@ -49,15 +49,13 @@ class FedAvg(Method):
         if not updates or total <= 0:
             raise ValueError(f"cannot average {len(updates)} updates of total weight {total}")
         names = updates[0].arrays
-        mean = {
-            name: (sum(u.arrays[name].double() * u.weight for u in updates) / total).float()
-            for name in names
-        }
+        mean: dict[str, Tensor] = {}
+        for name in names:
+            weighted = torch.stack([u.arrays[name].double() * u.weight for u in updates])
+            mean[name] = (weighted.sum(dim=0) / total).float()
         return Update(arrays=mean)
 
-    def absorb(
-        self, learner: Learner, clients: Sequence[int], incoming: Broadcast | None
-    ) -> None:
+    def absorb(self, learner: Learner, clients: Sequence[int], incoming: Broadcast | None) -> None:
         """Overwrite the clients' parameters."""
         if isinstance(incoming, Update):
             learner.load_parameters(clients, incoming)

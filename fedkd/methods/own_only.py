@@ -21,6 +21,7 @@ class OwnOnlyFD(CoDistillation):
     With a pooled proxy set this shows what KMeans adds to the own-contribution rule. With an
     external proxy set nobody owns a row, no consensus forms, and it is local training.
     """
+
     filter: Filter = field(default_factory=OwnOnly)
     aggregator: Aggregator = field(default_factory=Mean)
     distiller: Distiller = field(default_factory=KL)

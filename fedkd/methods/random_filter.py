@@ -20,6 +20,7 @@ class RandomFilterFD(CoDistillation):
 
     What EdgeFD gains over this is what its filter knows; the rest is thinner averaging.
     """
+
     filter: Filter = field(default_factory=RandomRows)
     aggregator: Aggregator = field(default_factory=Mean)
     distiller: Distiller = field(default_factory=KL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from fedkd.registry import ConfigError
+from fedkd.errors import ConfigError
 
 MIN_SIDE = 8
 """Smallest height and width, in pixels, that the convolutional models take."""

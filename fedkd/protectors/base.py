@@ -23,9 +23,7 @@ class Protector(ABC):
     """Applied by the client to whatever knowledge a method made."""
 
     @abstractmethod
-    def protect(
-        self, knowledge: Knowledge, context: Context, *, rng: torch.Generator
-    ) -> Knowledge:
+    def protect(self, knowledge: Knowledge, context: Context, *, rng: torch.Generator) -> Knowledge:
         """Return knowledge about the same rows; randomness only from ``rng``."""
 
 

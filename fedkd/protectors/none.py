@@ -15,8 +15,6 @@ from fedkd.types import Knowledge
 class NoProtection(Protector):
     """No protection. Privacy: no formal guarantee."""
 
-    def protect(
-        self, knowledge: Knowledge, context: Context, *, rng: torch.Generator
-    ) -> Knowledge:
+    def protect(self, knowledge: Knowledge, context: Context, *, rng: torch.Generator) -> Knowledge:
         """Return ``knowledge`` itself."""
         return knowledge

@@ -32,7 +32,7 @@ class Examples:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Lesson:
-    """What a student distils: proxy inputs ``[m, *features]`` and teacher scores ``[m, classes]``."""
+    """What a student distils: inputs ``[m, *features]``, teacher scores ``[m, classes]``."""
 
     inputs: Tensor
     scores: Tensor

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fedkd.results import Failure, RunStopped
+from fedkd.errors import RunStopped
+from fedkd.results import Failure
 from fedkd.transport.messages import Action, Reply, Request
 from fedkd.transport.records import RecordError, count_bytes, read_reply, request_records
 

@@ -35,9 +35,7 @@ class Oracle:
             held = np.unique(labels[client_rows(layout, client).train])
             self._holds[client, torch.from_numpy(held)] = True
 
-    def consensus(
-        self, consensus: Consensus, uploads: Mapping[int, Knowledge]
-    ) -> dict[str, float]:
+    def consensus(self, consensus: Consensus, uploads: Mapping[int, Knowledge]) -> dict[str, float]:
         """Return how right the teacher is, and how well the filters chose.
 
         ``keep_precision`` is the share of (client, row) keeps whose client holds the row's class;

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from fedkd.data.federation import external_rows, load
-from fedkd.results import Failure, RunStopped
+from fedkd.errors import RunStopped
+from fedkd.results import Failure
 from fedkd.scenario import Scenario
 from fedkd.transport.messages import Action, Request
 from fedkd.types import NOBODY, ProxySet, ProxySource

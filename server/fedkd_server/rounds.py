@@ -15,9 +15,10 @@ import torch
 from flwr.serverapp import Grid
 
 from fedkd.data.federation import load
+from fedkd.errors import RunStopped
 from fedkd.methods.base import CoDistillation, MessageKind
 from fedkd.models.base import initialised, models
-from fedkd.results import SERVER, Failure, Measurement, RoundResult, RunStopped
+from fedkd.results import SERVER, Failure, Measurement, RoundResult
 from fedkd.rng import torch_stream
 from fedkd.scenario import Scenario
 from fedkd.tasks import Classification
@@ -136,7 +137,7 @@ class _Run:
             raise RunStopped("a method that exchanges knowledge needs a distiller and a proxy set")
         return Expected(
             space=self._method.distiller.space,
-            temperature=self._method.distiller.temperature,
+            temperature=self._method.distiller.teacher_temperature,
             n_rows=len(self._proxy),
             n_classes=self._task.n_classes,
         )

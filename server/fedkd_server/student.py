@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from fedkd.data.federation import load
 from fedkd.methods.base import CoDistillation
 from fedkd.models.base import Model, initialised

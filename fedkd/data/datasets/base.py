@@ -48,10 +48,6 @@ class Presence:
     """Counts and checksums when present; otherwise what to download, and into which folder."""
 
 
-class MissingDataError(FileNotFoundError):
-    """The files of a data set are not there; the message says what to get and where to put it."""
-
-
 class DataSet(ABC):
     """A source of labelled examples. Never downloads anything.
 

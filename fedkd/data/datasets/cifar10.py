@@ -18,7 +18,6 @@ from fedkd.data.cifar import N_CLASSES, Batch, read_binary, read_pickled
 from fedkd.data.datasets.base import (
     Arrays,
     DataSet,
-    MissingDataError,
     Presence,
     counts_of,
     datasets,
@@ -27,6 +26,7 @@ from fedkd.data.datasets.base import (
 )
 from fedkd.data.images import read_image_folder
 from fedkd.data.subset import limited
+from fedkd.errors import MissingDataError
 
 _BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 _ORIGIN = (

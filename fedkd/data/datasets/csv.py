@@ -12,17 +12,10 @@ import numpy as np
 from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
 
-from fedkd.data.datasets.base import (
-    Arrays,
-    DataSet,
-    MissingDataError,
-    Presence,
-    counts_of,
-    datasets,
-    presence,
-)
+from fedkd.data.datasets.base import Arrays, DataSet, Presence, counts_of, datasets, presence
 from fedkd.data.subset import class_codes, limited, stratified_split
-from fedkd.registry import ConfigError, did_you_mean
+from fedkd.errors import ConfigError, MissingDataError
+from fedkd.registry import did_you_mean
 
 
 @datasets.register("csv")

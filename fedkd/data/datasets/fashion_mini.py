@@ -16,7 +16,7 @@ from annotated_types import Ge
 
 from fedkd.data.datasets.base import Arrays, DataSet, Presence, counts_of, datasets, presence
 from fedkd.data.subset import limited
-from fedkd.registry import ConfigError
+from fedkd.errors import ConfigError
 
 FILE = "fashion_mini.npz"
 SHA256 = "7caf948f2c1b261dd5c3739f56b4b2deb8f1f69f08f3f1e3202626ff7da0fe66"

@@ -12,17 +12,9 @@ import numpy as np
 from annotated_types import Ge
 from numpy.typing import NDArray
 
-from fedkd.data.datasets.base import (
-    Arrays,
-    DataSet,
-    MissingDataError,
-    Presence,
-    counts_of,
-    datasets,
-    presence,
-)
+from fedkd.data.datasets.base import Arrays, DataSet, Presence, counts_of, datasets, presence
 from fedkd.data.subset import class_codes, limited
-from fedkd.registry import ConfigError
+from fedkd.errors import ConfigError, MissingDataError
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _CHANNELS = (1, 3)

@@ -14,7 +14,7 @@ from annotated_types import Ge
 
 from fedkd.data.partitioners.base import Partitioner, Rows, partitioners
 from fedkd.data.sharing import deal, require_rows, rows_by_class
-from fedkd.registry import ConfigError
+from fedkd.errors import ConfigError
 
 
 @partitioners.register("pathological")

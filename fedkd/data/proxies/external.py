@@ -11,7 +11,7 @@ from annotated_types import Ge
 from fedkd.data.partitioners.base import Rows
 from fedkd.data.proxies.base import Proxy, proxies
 from fedkd.data.subset import spread
-from fedkd.registry import ConfigError
+from fedkd.errors import ConfigError
 from fedkd.types import ProxySource
 
 

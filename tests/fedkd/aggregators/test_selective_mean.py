@@ -5,7 +5,7 @@ import torch
 
 from fedkd.aggregators.mean import Mean
 from fedkd.aggregators.selective_mean import SelectiveMean
-from fedkd.registry import ConfigError
+from fedkd.errors import ConfigError
 from fedkd.types import Knowledge, Space
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedkd.data.datasets.base import Arrays, MissingDataError
+from fedkd.data.datasets.base import Arrays
 from fedkd.data.datasets.cifar10 import Cifar10
-from fedkd.registry import ConfigError
+from fedkd.errors import ConfigError, MissingDataError
 
 BATCHES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
 

@@ -14,7 +14,8 @@ from fedkd.data.datasets import fashion_mini
 from fedkd.data.datasets.base import datasets
 from fedkd.data.datasets.digits import Digits
 from fedkd.data.datasets.fashion_mini import FashionMini
-from fedkd.registry import ConfigError, build, describe
+from fedkd.errors import ConfigError
+from fedkd.registry import build, describe
 
 
 def rng() -> np.random.Generator:

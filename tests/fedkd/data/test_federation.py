@@ -19,7 +19,7 @@ from fedkd.data.partitioners.resample import Resample
 from fedkd.data.proxies.base import proxies
 from fedkd.data.proxies.external import External
 from fedkd.data.proxies.pooled import Pooled
-from fedkd.registry import ConfigError
+from fedkd.errors import ConfigError
 
 POOLED = Layout(
     data=Digits(),

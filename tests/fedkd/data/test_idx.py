@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 
 from fedkd.data import idx
-from fedkd.data.datasets.base import MissingDataError
 from fedkd.data.datasets.fashion_mnist import FashionMnist
 from fedkd.data.datasets.mnist import Mnist
-from fedkd.registry import ConfigError
+from fedkd.errors import ConfigError, MissingDataError
 
 
 def rng() -> np.random.Generator:

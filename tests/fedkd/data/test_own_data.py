@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from fedkd.data import subset
-from fedkd.data.datasets.base import MissingDataError
 from fedkd.data.datasets.csv import Csv
 from fedkd.data.datasets.npz import Npz
-from fedkd.registry import ConfigError
+from fedkd.errors import ConfigError, MissingDataError
 
 
 def rng() -> np.random.Generator:

@@ -16,7 +16,7 @@ from fedkd.data.partitioners.iid import Iid
 from fedkd.data.partitioners.pathological import Pathological
 from fedkd.data.partitioners.resample import Resample
 from fedkd.data.partitioners.shard import Shard
-from fedkd.registry import ConfigError
+from fedkd.errors import ConfigError
 
 ALPHAS = st.sampled_from([1e-300, 1e-6, 0.01, 0.1, 1.0, 100.0, 1e6])
 LABELS = st.lists(st.integers(0, 6), min_size=1, max_size=200).map(np.array)

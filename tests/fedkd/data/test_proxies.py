@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from fedkd.data.proxies.base import proxies
 from fedkd.data.proxies.external import External
 from fedkd.data.proxies.pooled import Pooled
-from fedkd.registry import ConfigError, build
+from fedkd.errors import ConfigError
+from fedkd.registry import build
 from fedkd.types import ProxySource
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from fedkd.errors import ConfigError
 from fedkd.features.pca import PCA
 from fedkd.features.raw import Raw
-from fedkd.registry import ConfigError
 
 
 def _images(n: int, seed: int = 0) -> torch.Tensor:

@@ -47,7 +47,7 @@ def seeded() -> Callable[[int], torch.Generator]:
 def one_cloud() -> ClientView:
     """A client with 5,000 private rows and 2,000 fresh proxy rows of the same distribution."""
     rng = torch.Generator().manual_seed(2)
-    rows = torch.randn(7000, 3, generator=rng)
+    rows = torch.randn(7000, 10, generator=rng)
     return ClientView(
         private=rows[:5000],
         contributed=torch.zeros(5000, dtype=torch.bool),

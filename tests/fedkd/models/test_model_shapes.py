@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from fedkd.errors import ConfigError
 from fedkd.models.base import initialised
 from fedkd.models.cnn_small import CNNSmall
 from fedkd.models.cnn_wide import CNNWide
 from fedkd.models.mlp import MLP
 from fedkd.models.resnet8 import ResNet8
-from fedkd.registry import ConfigError
 
 CONVOLUTIONAL = [CNNSmall(), CNNWide(), ResNet8()]
 IMAGES = [(1, 28, 28), (3, 32, 32), (1, 8, 8), (2, 9, 31)]

@@ -1,0 +1,231 @@
+"""The ``fedkd`` command: it parses words and hands over; everything heavy is imported late.
+
+Exit codes: 0 done; 1 the run stopped or something failed; 2 the command or scenario is wrong;
+3 a replay gave another result; 130 interrupted by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+EXIT_FAILED, EXIT_USAGE, EXIT_DIFFERENT, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+app = typer.Typer(
+    name="fedkd",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Federated, privacy-preserving distillation: simulate, compare, show, replay.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Data sets on this machine.")
+app.add_typer(data_app, name="data")
+
+
+class DeviceChoice(StrEnum):
+    """Where tensors live."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    AUTO = "auto"
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[scenario=NAME] [key=value]...",
+        help="Hydra override grammar, e.g. rounds=5 method=fedmd method.distiller.temperature=1 "
+        "partition=dirichlet 'models={cnn_small: 4, mlp: 6}'.",
+    ),
+]
+Out = Annotated[Path, typer.Option(help="The folder in which run folders are made.")]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option("--plugin", help="A Python file of yours that registers components."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")]
+Run = Annotated[Path, typer.Argument(help="A run folder.")]
+
+
+@app.command()
+def simulate(
+    overrides: Overrides = None,
+    out: Out = Path("runs"),
+    device: Annotated[DeviceChoice | None, typer.Option(help="Where to compute.")] = None,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    smoke: Annotated[bool, typer.Option(help="The scenario's smallest honest run.")] = False,
+    plugin: Plugins = None,
+) -> None:
+    """Run one scenario; the default is noniid_strong."""
+    words = list(overrides or [])
+    if device is not None:
+        words.append(f"runtime.device={device.value}")
+    with _errors_explained():
+        from fedkd.catalogue import load_plugins
+        from fedkd.compose import compose
+        from fedkd.run_folder import RunFolder
+
+        load_plugins(plugin or [])
+        folder = RunFolder.create(out, compose(words, smoke=smoke))
+    _run(folder, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def compare(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[scenario=A,B] [method=M,N] [seeds=5] [key=value]...",
+            help="Comma lists of scenarios and methods; seeds=5 or seeds=[3,4]; other overrides "
+            "go to every run.",
+        ),
+    ] = None,
+    out: Out = Path("runs"),
+    jobs: Annotated[int, typer.Option(help="Runs at once; 0 means one a core.")] = 0,
+    at: Annotated[str, typer.Option(help="Also at these rounds, e.g. 10,20.")] = "",
+    as_json: AsJson = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Print a LaTeX table.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    figure: Annotated[Path | None, typer.Option(help="Write the figure here (PNG).")] = None,
+    plugin: Plugins = None,
+) -> None:
+    """Compare methods over seeds on the same partitions and initialisations."""
+    with _errors_explained():
+        from fedkd import comparison_report
+
+        options = comparison_report.Options(
+            out=out, jobs=jobs, at=at, as_json=as_json, latex=latex, csv=csv, figure=figure
+        )
+        comparison_report.compare(list(arguments or []), options, plugins=plugin or [])
+
+
+@app.command()
+def scenarios() -> None:
+    """List the shipped scenarios."""
+    with _errors_explained():
+        from fedkd.catalogue import scenario_lines
+        from fedkd.terminal import print_names
+
+        print_names(scenario_lines())
+
+
+@app.command()
+def methods(plugin: Plugins = None) -> None:
+    """List the methods."""
+    with _errors_explained():
+        from fedkd import scenario as _  # noqa: F401  (imports every family)
+        from fedkd.catalogue import component_lines, load_plugins
+        from fedkd.terminal import print_names
+
+        load_plugins(plugin or [])
+        print_names(component_lines("method"))
+
+
+@app.command()
+def explain(name: Annotated[str, typer.Argument(help="A scenario or component.")]) -> None:
+    """Say what a scenario or component is: fields, defaults, paper, differences."""
+    with _errors_explained():
+        from fedkd.catalogue import explain as explained
+
+        typer.echo(explained(name))
+
+
+@app.command()
+def show(run: Run) -> None:
+    """Print a finished run's table and curves; write them as PNG into its folder."""
+    with _errors_explained():
+        from fedkd.figures import run_figure
+        from fedkd.run_folder import read_summary
+        from fedkd.terminal import print_summary
+        from fedkd.terminal_plot import curves
+
+        print_summary({**read_summary(run), "run_dir": str(run)})
+        typer.echo(curves(run))
+        typer.echo(f"picture: {run_figure(run)}")
+
+
+@app.command()
+def replay(run: Run, out: Out = Path("runs"), plugin: Plugins = None) -> None:
+    """Run again from a run folder and compare the result hash."""
+    with _errors_explained():
+        from fedkd.catalogue import load_plugins
+        from fedkd.run_folder import RunFolder, read_scenario, read_summary
+
+        load_plugins(plugin or [])
+        before = read_summary(run)
+        folder = RunFolder.create(out, read_scenario(run))
+    after = _run(folder, as_json=False, quiet=False)
+    if after["result_hash"] != before["result_hash"]:
+        _complain(
+            f"another result: {before['result_hash']} then, {after['result_hash']} now; compare "
+            f"the versions in {run}/scenario.json and {folder.path}/scenario.json"
+        )
+        raise typer.Exit(EXIT_DIFFERENT)
+    typer.echo(f"same result: {after['result_hash']}")
+
+
+@data_app.command("check")
+def data_check() -> None:
+    """Say which data sets are present, and what to download to where."""
+    with _errors_explained():
+        from fedkd import scenario as _  # noqa: F401
+        from fedkd.catalogue import data_lines
+        from fedkd.terminal import print_names
+
+        print_names(data_lines())
+
+
+def _run(folder: Any, *, as_json: bool, quiet: bool) -> dict[str, Any]:
+    """Run into a folder, show progress, print the table or the JSON line."""
+    from fedkd.simulation import run_into, watch_quietly
+    from fedkd.terminal import print_summary, show_progress
+
+    def watch(stream: Iterator[Any]) -> None:
+        show_progress(folder.scenario, stream)
+
+    with _errors_explained(f"; {folder.path} holds what was done"):
+        run_into(folder, show=watch_quietly if quiet else watch)
+    summary = folder.summary()
+    if as_json:
+        typer.echo(json.dumps(summary))
+    else:
+        print_summary(summary)
+    return summary
+
+
+@contextmanager
+def _errors_explained(after: str = "") -> Generator[None]:
+    """Turn what can go wrong into one line and an exit code."""
+    from fedkd.errors import ConfigError, MissingDataError, RunStopped
+
+    try:
+        yield
+    except ConfigError as error:
+        _complain(str(error))
+        raise typer.Exit(EXIT_USAGE) from None
+    except MissingDataError as error:
+        _complain(str(error))
+        raise typer.Exit(EXIT_USAGE) from None
+    except RunStopped as error:
+        _complain(f"{error}{after}")
+        raise typer.Exit(EXIT_FAILED) from None
+    except KeyboardInterrupt:
+        _complain(f"interrupted{after}")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"fedkd: {text}\n")
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    app()

@@ -1,0 +1,131 @@
+"""What a person sees of a run in the terminal: progress while it goes on, a table at the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fedkd.results import RoundResult
+from fedkd.scenario import Scenario
+
+
+def show_progress(scenario: Scenario, stream: Iterator[RoundResult]) -> None:
+    """Take a run's stream to its end: a live bar on a terminal, else one JSON line a round."""
+    if sys.stderr.isatty():
+        _show_bar(scenario, stream)
+        return
+    for result in stream:
+        line: dict[str, Any] = {"round": result.round, **_headline(result)}
+        if result.failures:
+            line["failures"] = [f"client {f.client}: {f.reason}" for f in result.failures]
+        sys.stderr.write(json.dumps(line) + "\n")
+        sys.stderr.flush()
+
+
+def _show_bar(scenario: Scenario, stream: Iterator[RoundResult]) -> None:
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(scenario.name, total=scenario.rounds, figures="setting up")
+        for result in stream:
+            figures = "  ".join(f"{k} {v:.3f}" for k, v in _headline(result).items())
+            progress.update(task, completed=result.round, figures=figures)
+            for failure in result.failures:
+                progress.console.print(
+                    f"round {result.round}: client {failure.client} failed: {failure.reason}",
+                    style="red",
+                )
+
+
+def _headline(result: RoundResult) -> dict[str, Any]:
+    figures: dict[str, float] = {}
+    client = [m.value for m in result.measurements if m.name == "accuracy"]
+    if client:
+        figures["accuracy"] = round(sum(client) / len(client), 4)
+    for m in result.measurements:
+        if m.name in {"teacher_accuracy", "server_accuracy", "coverage", "seconds"}:
+            figures[m.name.removesuffix("_accuracy")] = round(m.value, 4)
+    return figures
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """Return the short table that a run ends with."""
+    title = f"{summary['scenario']} · {summary['method']} · seed {summary['seed']}"
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column()
+    for label, value in _lines(summary):
+        table.add_row(label, value)
+    return table
+
+
+def _lines(s: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "rounds", f"{s['rounds_done']} of {s['rounds']}  ({s['status']})"
+    yield (
+        "client models",
+        f"mean {_share(s['accuracy_mean'])}  worst {_share(s['accuracy_worst'])}"
+        "  after the last round's training",
+    )
+    yield "", f"mean {_share(s['accuracy_distilled_mean'])}  after a closing distillation pass"
+    yield "", f"mean {_share(s['accuracy_local_mean'])}  on each client's own held-out examples"
+    yield "teacher (consensus)", f"{_share(s['teacher_accuracy'])}  on the proxy rows it covers"
+    if s["server_accuracy"] is not None:
+        yield "server model", _share(s["server_accuracy"])
+    yield "coverage", f"{_share(s['coverage'])} of proxy rows have a keeper"
+    keepers = s["keepers_per_row"]
+    yield "keepers per row", "-" if keepers is None else f"{keepers:.2f}"
+    for direction in ("up", "down"):
+        kinds = s["bytes_by_kind"][direction]
+        parts = ", ".join(f"{kind} {_size(n)}" for kind, n in sorted(kinds.items()))
+        yield f"bytes {direction}", f"{_size(s[f'bytes_{direction}'])}  ({parts})"
+    per_round = s["seconds_per_round"]
+    rate = "" if per_round is None else f"  ({per_round:.2f} a round)"
+    yield "seconds", f"{s['seconds']:.1f}{rate}"
+    if s["failures"]:
+        yield "failures", f"{s['failures']} (events.jsonl names client, round and reason)"
+    yield "privacy", s["privacy_claim"]
+    for warning in s["privacy_warnings"]:
+        yield "", warning
+    yield "run folder", s["run_dir"]
+    yield "result hash", s["result_hash"]
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _size(n: int) -> str:
+    return f"{n / 1e6:.2f} MB" if n >= 1e5 else f"{n / 1e3:.1f} kB"
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """Print the table on standard output."""
+    Console().print(summary_table(summary))
+
+
+def print_names(rows: list[tuple[str, str]]) -> None:
+    """Print ``name  one line`` rows."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for name, line in rows:
+        table.add_row(name, line)
+    Console().print(table)
+
+
+def is_run(path: Path) -> bool:
+    """Whether ``path`` looks like a run folder."""
+    return (path / "scenario.json").is_file()
