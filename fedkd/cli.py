@@ -139,6 +139,18 @@ def explain(name: Annotated[str, typer.Argument(help="A scenario or component.")
 
 
 @app.command()
+def resolve(overrides: Overrides = None, plugin: Plugins = None) -> None:
+    """Print the resolved scenario as the run config that `flwr run --run-config` takes."""
+    with _errors_explained():
+        from fedkd.catalogue import load_plugins
+        from fedkd.compose import compose
+        from fedkd.scenario import to_json
+
+        load_plugins(plugin or [])
+        typer.echo(f"scenario-json = {json.dumps(to_json(compose(list(overrides or []))))}")
+
+
+@app.command()
 def show(run: Run) -> None:
     """Print a finished run's table and curves; write them as PNG into its folder."""
     with _errors_explained():

@@ -182,7 +182,13 @@ def to_json(scenario: Scenario) -> str:
 
 
 def from_json(text: str) -> Scenario:
-    """Read what :func:`to_json` wrote; ConfigError when it is newer, damaged or invalid."""
+    """Read what :func:`to_json` wrote; an empty text is the default scenario.
+
+    Raises:
+        ConfigError: the text is newer than this fedkd, damaged or invalid.
+    """
+    if not text:
+        return Scenario()
     try:
         tree = json.loads(text)
     except json.JSONDecodeError as error:

@@ -40,6 +40,7 @@ class SerialLearner:
         self._scenario, self._store, self._device = scenario, store, device
         self._input_shape = arrays.input_shape
         self._architectures = scenario.client_models()
+        self._live: dict[int, ClientState] = {}
         self._spaces: dict[tuple[Features, int], tuple[Transform, Tensor]] = {}
         self.task: Task = Classification(arrays.n_classes)
 
@@ -52,7 +53,9 @@ class SerialLearner:
 
     def state(self, client: int) -> ClientState:
         """Return what the client carries, made from its initialisation stream at first."""
-        return self._store.get(client, lambda: self._fresh(client))
+        if client not in self._live:
+            self._live[client] = self._store.get(client, lambda: self._fresh(client))
+        return self._live[client]
 
     def keep(self, client: int) -> None:
         """Store the client's state."""
@@ -64,8 +67,9 @@ class SerialLearner:
         twin.private, twin.round = self.private, self.round
         for client in clients:
             original = self.state(client)
-            copied = ClientState(student=self._copied(original.student), proxy=original.proxy)
-            twin._store.put(client, copied)
+            twin._live[client] = ClientState(
+                student=self._copied(original.student), proxy=original.proxy
+            )
         return twin
 
     def fit(

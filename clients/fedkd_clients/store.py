@@ -45,20 +45,14 @@ class ClientStore(Protocol):
 
 
 class MemoryStore:
-    """States as live objects; they end with the process."""
-
-    def __init__(self) -> None:
-        self._states: dict[int, ClientState] = {}
+    """Writes nothing: the learner's live objects are all there is, and they end with it."""
 
     def get(self, client: int, fresh: Callable[[], ClientState]) -> ClientState:
-        """Return the live state."""
-        if client not in self._states:
-            self._states[client] = fresh()
-        return self._states[client]
+        """Make a new state."""
+        return fresh()
 
     def put(self, client: int, state: ClientState) -> None:
-        """Remember the object."""
-        self._states[client] = state
+        """Leave the state where it lives."""
 
 
 class FileStore:

@@ -12,7 +12,7 @@ from fedkd.types import Space
 
 
 class Distiller(ABC):
-    """Says what a consensus must be (its space and temperature) and how far a student is from it."""
+    """Says what a consensus must be, and how far from it a student is."""
 
     space: ClassVar[Space]
     """What the teacher's scores must be; a method uploads in this space."""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedkd.results import RoundResult
+from fedkd.results import RoundResult, summarise
+from fedkd.run_folder import RunFolder
 from fedkd.scenario import Scenario, from_json
 from fedkd.transport.inprocess import SCENARIO_KEY
 from fedkd_server.rounds import run_rounds
+
+logger = logging.getLogger("flwr")
 
 Consumer = Callable[[Scenario, Iterator[RoundResult]], None]
 """Takes a run's stream to its end: records it, shows it, or both."""
@@ -28,3 +34,16 @@ def build_app(consume: Consumer) -> ServerApp:
         consume(scenario, run_rounds(grid, scenario))
 
     return app
+
+
+def record(scenario: Scenario, stream: Iterator[RoundResult]) -> None:
+    """Record a run under ``$FEDKD_RUNS`` (default ``runs/``) and log a line a round."""
+    folder = RunFolder.create(Path(os.environ.get("FEDKD_RUNS", "runs")), scenario)
+    logger.info("run folder: %s", folder.path.resolve())
+    for result in folder.record(stream):
+        figures = summarise([result])
+        logger.info("round %d: accuracy %s", result.round, figures["accuracy_mean"])
+    logger.info("result hash: %s", folder.summary()["result_hash"])
+
+
+app = build_app(record)

@@ -1,0 +1,123 @@
+"""What every aggregator promises, on generated uploads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedkd.aggregators.base import aggregators
+from fedkd.types import Knowledge, Space
+
+every_aggregator = pytest.mark.parametrize("name", aggregators.names())
+TEMPERATURE = 3.0
+ULP = 2.0**-23
+
+
+def _upload(rows, seed: int, *, n_classes: int) -> Knowledge:
+    rng = torch.Generator().manual_seed(seed)
+    logits = 4 * torch.randn(len(rows), n_classes, generator=rng)
+    return Knowledge(
+        rows=torch.tensor(sorted(rows), dtype=torch.int64),
+        scores=logits.softmax(dim=1),
+        weights=1 - torch.rand(len(rows), generator=rng),
+        space=Space.PROBS,
+        temperature=TEMPERATURE,
+    )
+
+
+@st.composite
+def _rounds(draw, *, most: int = 6):
+    """Return the number of proxy rows and some clients' uploads; somebody keeps something."""
+    n_rows, n_classes = draw(st.integers(1, 9)), draw(st.integers(2, 5))
+    subsets = st.sets(st.integers(0, n_rows - 1))
+    kept = draw(st.lists(subsets, min_size=1, max_size=most).filter(any))
+    seed = draw(st.integers(0, 10_000))
+    return n_rows, [_upload(r, seed + i, n_classes=n_classes) for i, r in enumerate(kept)]
+
+
+def _aggregate(name, uploads, n_rows):
+    rng = torch.Generator().manual_seed(0)
+    return aggregators.get(name)().aggregate(uploads, n_rows=n_rows, rng=rng)
+
+
+def _same(left, right) -> bool:
+    pairs = [(left.rows, right.rows), (left.scores, right.scores), (left.keepers, right.keepers)]
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+@every_aggregator
+@given(case=_rounds(), order=st.randoms(use_true_random=False))
+def test_the_order_of_uploads_is_irrelevant(name, case, order):
+    n_rows, uploads = case
+    first = _aggregate(name, uploads, n_rows)
+    order.shuffle(uploads)
+    again = _aggregate(name, uploads, n_rows)
+    assert torch.equal(first.rows, again.rows)
+    assert torch.equal(first.keepers, again.keepers)
+    torch.testing.assert_close(first.scores, again.scores, rtol=ULP, atol=1e-12)
+
+
+@every_aggregator
+@given(case=_rounds(), place=st.integers(0, 6))
+def test_a_client_that_keeps_no_row_leaves_no_trace(name, case, place):
+    n_rows, uploads = case
+    silent = _upload([], 0, n_classes=uploads[0].scores.shape[1])
+    with_it = [*uploads[:place], silent, *uploads[place:]]
+    assert _same(_aggregate(name, with_it, n_rows), _aggregate(name, uploads, n_rows))
+
+
+@every_aggregator
+@given(case=_rounds())
+def test_rows_nobody_kept_are_absent_and_keepers_are_counted(name, case):
+    n_rows, uploads = case
+    consensus = _aggregate(name, uploads, n_rows)
+    held = [row for upload in uploads for row in upload.rows.tolist()]
+    assert consensus.rows.tolist() == sorted(set(held))
+    assert consensus.keepers.tolist() == [held.count(row) for row in consensus.rows.tolist()]
+    assert consensus.scores.shape == (len(consensus), uploads[0].scores.shape[1])
+
+
+@every_aggregator
+@given(case=_rounds(most=1))
+def test_one_upload_in_its_own_probabilities_out(name, case):
+    n_rows, (upload,) = case
+    consensus = _aggregate(name, [upload], n_rows)
+    assert torch.equal(consensus.rows, upload.rows)
+    torch.testing.assert_close(consensus.scores, upload.scores, rtol=ULP, atol=0)
+    assert (consensus.space, consensus.temperature) == (Space.PROBS, TEMPERATURE)
+
+
+@every_aggregator
+@given(case=_rounds())
+def test_rows_stay_probabilities(name, case):
+    n_rows, uploads = case
+    scores = _aggregate(name, uploads, n_rows).scores
+    assert scores.dtype == torch.float32
+    assert bool((scores >= 0).all())
+    torch.testing.assert_close(scores.sum(dim=1), torch.ones(len(scores)), rtol=0, atol=1e-6)
+
+
+@every_aggregator
+@given(case=_rounds())
+def test_uploads_are_left_alone(name, case):
+    n_rows, uploads = case
+    before = [(u.rows.clone(), u.scores.clone(), u.weights.clone()) for u in uploads]
+    _aggregate(name, uploads, n_rows)
+    for upload, (rows, scores, weights) in zip(uploads, before, strict=True):
+        assert torch.equal(upload.rows, rows)
+        assert torch.equal(upload.scores, scores)
+        assert torch.equal(upload.weights, weights)
+
+
+@every_aggregator
+def test_nothing_and_mixed_spaces_are_refused(name):
+    upload = _upload([0, 1], 0, n_classes=3)
+    with pytest.raises(ValueError, match="no uploads"):
+        _aggregate(name, [], 2)
+    for other in (replace(upload, space=Space.LOGITS), replace(upload, temperature=1.0)):
+        with pytest.raises(ValueError, match="cannot be averaged"):
+            _aggregate(name, [upload, other], 2)

@@ -1,0 +1,60 @@
+"""What every model promises: logits from a plain module that its stream alone decides."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedkd.models.base import initialised, models
+
+every_model = pytest.mark.parametrize("name", models.names())
+SHAPE, N_CLASSES = (1, 28, 28), 7
+
+
+def _module(name, *, seed: int = 0):
+    rng = torch.Generator().manual_seed(seed)
+    return initialised(models.get(name)(), SHAPE, N_CLASSES, rng=rng)
+
+
+def _images(n: int) -> torch.Tensor:
+    return torch.rand(n, *SHAPE, generator=torch.Generator().manual_seed(9))
+
+
+@every_model
+def test_it_gives_logits_and_every_parameter_learns(name):
+    module = _module(name).train()
+    logits = module(_images(4))
+    assert logits.shape == (4, N_CLASSES)
+    assert logits.dtype == torch.float32
+    torch.nn.functional.cross_entropy(logits, torch.arange(4)).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
+    assert bool((logits.exp().sum(dim=1) != 1).all()), "probabilities, not logits"
+
+
+@every_model
+def test_its_state_can_be_averaged(name):
+    state = _module(name).state_dict()
+    assert {value.dtype for value in state.values()} == {torch.float32}
+    assert set(state) == {key for key, _ in _module(name).named_parameters()}
+
+
+@every_model
+def test_a_stored_state_rebuilds_it(name):
+    first, other = _module(name).eval(), _module(name, seed=1).eval()
+    assert not torch.equal(first(_images(3)), other(_images(3)))
+    other.load_state_dict(first.state_dict())
+    assert torch.equal(first(_images(3)), other(_images(3)))
+
+
+@every_model
+def test_its_stream_alone_decides_its_weights(name, global_seed):
+    def weights(seed: int) -> torch.Tensor:
+        return torch.cat([p.detach().flatten() for p in _module(name, seed=seed).parameters()])
+
+    with global_seed(0):
+        before = torch.get_rng_state()
+        first = weights(1)
+        assert torch.equal(torch.get_rng_state(), before)
+    with global_seed(1):
+        assert torch.equal(first, weights(1))
+    assert not torch.equal(first, weights(2))
