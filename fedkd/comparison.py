@@ -67,7 +67,7 @@ def plan(arguments: Sequence[str], *, plugins: Sequence[str] = ()) -> Plan:
         arguments: ``scenario=A,B``, ``method=M,N`` and ``seeds=5`` (that many, from ``seed=``
             on), ``seeds=3,7`` or ``seeds=[3,7]`` (those); anything else is an override for every
             run. One method with two settings is two methods:
-            ``method={name: edgefd},{name: edgefd, every: 2}``.
+            ``method=edgefd,{name: edgefd, distiller: {temperature: 1}}``.
         plugins: passed on to the children; load them here first (``catalogue.load_plugins``).
 
     Raises:

@@ -1,57 +1,27 @@
-"""Draw a run, or a comparison of runs, as a PNG.
-
-Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), which people with any kind
-of colour vision can tell apart; lines carry their names, so that grey prints can be read too.
-"""
+"""Draw a run, or a comparison of runs, as a PNG."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from fedkd.comparison import ComparedRun
 from fedkd.comparison_table import interval
+from fedkd.plotting import LINES, PALETTE, STYLE, End, finish, marker, new_figure, save, write_ends
 from fedkd.run_folder import read_metrics, read_summary
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DPI = 150
-THIN_LINES = 10
-"""Up to so many clients have a line each."""
 RATES = {
     "coverage": "rows with a keeper",
-    "keep_precision": "kept rows that are own",
-    "keep_recall": "own rows that are kept",
+    "keep_precision": "keeps of own classes",
+    "keep_recall": "own classes kept",
 }
-LINES = ("-", "--", "-.", ":")
-"""Drawn over one another, equal curves all stay visible."""
+THIN_LINES = 10
+"""Up to so many clients have a line each."""
 LEAST_SPAN = 10.0
 """Percent points that an axis shows at least, so that noise does not fill a panel."""
 LOG_FROM = 20.0
 """Bytes are drawn on a logarithmic axis when the largest is so many times the smallest."""
-FONT_SIZE = 9
-STYLE: Any = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "font.size": FONT_SIZE,
-    "grid.color": "#E5E5E5",
-    "lines.linewidth": 1.8,
-}
-
-
-@dataclass(frozen=True)
-class End:
-    """The name of a line, to be written beside its last point."""
-
-    x: float
-    y: float
-    text: str
-    color: str
 
 
 def run_figure(run_dir: Path) -> Path:
@@ -67,7 +37,7 @@ def run_figure(run_dir: Path) -> Path:
 
     summary, table = read_summary(run_dir), read_metrics(run_dir)
     with rc_context(STYLE):
-        figure = _figure(1200, 800)
+        figure = new_figure(1200, 800)
         grid = figure.add_gridspec(2, 2, height_ratios=(1.5, 1))
         _draw_accuracy(figure.add_subplot(grid[0, :]), table)
         rates = [name for name in RATES if name in set(table["name"])]
@@ -76,7 +46,7 @@ def run_figure(run_dir: Path) -> Path:
             _draw_rates(figure.add_subplot(grid[1, 1]), table, rates)
         title = f"{summary['scenario']}, {summary['method']}, seed {summary['seed']}"
         figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
-        return _saved(figure, run_dir / "figures" / "curves.png")
+        return save(figure, run_dir / "figures" / "curves.png")
 
 
 def comparison_figure(runs: Sequence[ComparedRun], path: Path) -> Path:
@@ -97,20 +67,20 @@ def comparison_figure(runs: Sequence[ComparedRun], path: Path) -> Path:
     scenarios = list(dict.fromkeys(run.scenario for run in ordered))
     methods = list(dict.fromkeys(run.method for run in ordered))
     with rc_context(STYLE):
-        figure = _figure(150 + 900 * len(scenarios), 750)
+        figure = new_figure(150 + 900 * len(scenarios), 750)
         panels: Any = figure.subplots(1, len(scenarios), sharey=True, squeeze=False)[0]
         for axes, scenario in zip(panels, scenarios, strict=True):
             cells = [
                 [r for r in ordered if (r.scenario, r.method) == (scenario, m)] for m in methods
             ]
             ends = [e for n, cell in enumerate(cells) if cell for e in _draw_method(axes, cell, n)]
-            _finish(axes, f"{scenario}: mean accuracy of client models, percent")
-            _write_ends(axes, ends)
+            finish(axes, f"{scenario}: mean accuracy of client models, percent")
+            write_ends(axes, ends)
         _limit_percent(panels[0])
         n_seeds = len({run.seed for run in ordered})
         note = f"{n_seeds} seeds; bands are 95 % t-intervals" if n_seeds > 1 else "1 seed"
         figure.suptitle(note, x=0.01, ha="left", fontsize=9, color="#555555")
-        return _saved(figure, path)
+        return save(figure, path)
 
 
 def _draw_accuracy(axes: Any, table: Any) -> None:
@@ -124,7 +94,7 @@ def _draw_accuracy(axes: Any, table: Any) -> None:
         axes.fill_between(mean.index, low, high, color=PALETTE[0], alpha=0.12, linewidth=0)
         if 1 < len(clients.columns) <= THIN_LINES:
             axes.plot(clients.index, 100 * clients, color=PALETTE[0], alpha=0.35, linewidth=0.6)
-        axes.plot(mean.index, mean, color=PALETTE[0], marker=_marker(mean), markersize=4)
+        axes.plot(mean.index, mean, color=PALETTE[0], marker=marker(mean), markersize=4)
         ends.append(End(mean.index[-1], mean.iloc[-1], "clients (mean)", PALETTE[0]))
     for name, color, text in (
         ("teacher_accuracy", PALETTE[1], "teacher"),
@@ -132,9 +102,9 @@ def _draw_accuracy(axes: Any, table: Any) -> None:
     ):
         ends += _draw_line(axes, table, name, text=text, style={"color": color})
     band = "; band from worst to best client" if len(clients.columns) > 1 else ""
-    _finish(axes, f"Accuracy after each round's training, percent{band}")
+    finish(axes, f"Accuracy after each round's training, percent{band}")
     _limit_percent(axes)
-    _write_ends(axes, ends)
+    write_ends(axes, ends)
 
 
 def _draw_bytes(axes: Any, table: Any) -> None:
@@ -150,7 +120,7 @@ def _draw_bytes(axes: Any, table: Any) -> None:
             if len(values):
                 color = PALETTE[n % len(PALETTE)]
                 x, y = values["round"].to_numpy(), values["value"].to_numpy() / 1000
-                axes.plot(x, y, line, color=color, marker=_marker(x), markersize=3.5)
+                axes.plot(x, y, line, color=color, marker=marker(x), markersize=3.5)
                 ends.append(End(x[-1], y[-1], f"{kind} {mark}", color))
     if sizes["value"].max() > LOG_FROM * sizes["value"].min() > 0:
         axes.set_yscale("log")
@@ -158,8 +128,8 @@ def _draw_bytes(axes: Any, table: Any) -> None:
     else:
         axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter("{x:,g}")
-    _finish(axes, "kB a round, all clients (↑ up, ↓ down)")
-    _write_ends(axes, ends)
+    finish(axes, "kB a round, all clients (↑ up, ↓ down)")
+    write_ends(axes, ends)
 
 
 def _draw_rates(axes: Any, table: Any, names: Sequence[str]) -> None:
@@ -167,9 +137,9 @@ def _draw_rates(axes: Any, table: Any, names: Sequence[str]) -> None:
     for n, name in enumerate(names):
         style = {"color": PALETTE[n + 2], "linestyle": LINES[n]}
         ends += _draw_line(axes, table, name, text=RATES[name], style=style)
-    _finish(axes, "Filter on the proxy set, percent")
+    finish(axes, "Filter on the proxy set, percent")
     axes.set_ylim(-4, 104)
-    _write_ends(axes, ends)
+    write_ends(axes, ends)
 
 
 def _draw_line(axes: Any, table: Any, name: str, *, text: str, style: Any) -> list[End]:
@@ -177,7 +147,7 @@ def _draw_line(axes: Any, table: Any, name: str, *, text: str, style: Any) -> li
     mean = 100 * table[table["name"] == name].groupby("round")["value"].mean()
     if not len(mean):
         return []
-    axes.plot(mean.index, mean, marker=_marker(mean), markersize=4, **style)
+    axes.plot(mean.index, mean, marker=marker(mean), markersize=4, **style)
     return [End(mean.index[-1], mean.iloc[-1], text, style["color"])]
 
 
@@ -194,75 +164,14 @@ def _draw_method(axes: Any, cell: Sequence[ComparedRun], n: int) -> list[End]:
         return []
     points = [interval([curve[n_round] for curve in by_seed]) for n_round in common]
     means = [mean for mean, _, _ in points]
-    axes.plot(common, means, line, color=color, marker=_marker(common), markersize=4)
+    axes.plot(common, means, line, color=color, marker=marker(common), markersize=4)
     if len(cell) > 1:
         low, high = [p[1] for p in points], [p[2] for p in points]
-        axes.fill_between(common, low, high, color=color, alpha=0.15, linewidth=0)
+        axes.fill_between(common, low, high, color=color, alpha=0.12, linewidth=0)
     return [End(common[-1], means[-1], cell[0].method, color)]
-
-
-def _figure(width: int, height: int) -> Any:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width / DPI, height / DPI), dpi=DPI, layout="constrained")
-
-
-def _finish(axes: Any, title: str) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_title(title)
-    axes.set_xlabel("round")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _limit_percent(axes: Any) -> None:
     low, high = axes.get_ylim()
     missing = max(0.0, LEAST_SPAN - (high - low)) / 2
     axes.set_ylim(max(low - missing, -2), min(high + missing, 102))
-
-
-def _write_ends(axes: Any, ends: Sequence[End]) -> None:
-    """Write names right of the last points; :func:`_spread` moves them apart at the end."""
-    for end in ends:
-        axes.annotate(
-            end.text,
-            (end.x, end.y),
-            xytext=(7, 0),
-            textcoords="offset points",
-            va="center",
-            color=end.color,
-            annotation_clip=False,
-        )
-
-
-def _spread(axes: Any) -> None:
-    """Move names that stand at the same x apart, upwards, then back down into the panel."""
-    step = 1.2 * FONT_SIZE * DPI / 72
-    top = axes.bbox.y1 - step / 2
-    for x in {text.xy[0] for text in axes.texts}:
-        texts = [text for text in axes.texts if text.xy[0] == x]
-        places = [float(axes.transData.transform(text.xy)[1]) for text in texts]
-        order = sorted(range(len(texts)), key=places.__getitem__)
-        wanted = list(places)
-        for below, above in pairwise(order):
-            wanted[above] = max(wanted[above], wanted[below] + step)
-        ceiling = top
-        for n in reversed(order):
-            wanted[n] = min(wanted[n], ceiling)
-            ceiling = wanted[n] - step
-        for text, place, goal in zip(texts, places, wanted, strict=True):
-            text.set_position((7, (goal - place) * 72 / DPI))
-
-
-def _marker(points: Any) -> str:
-    return "o" if len(points) <= 30 else ""
-
-
-def _saved(figure: Any, path: Path) -> Path:
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    for axes in figure.axes:
-        _spread(axes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=DPI)
-    return path

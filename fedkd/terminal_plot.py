@@ -6,6 +6,7 @@ it is cleared before and after use.
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -16,8 +17,9 @@ from fedkd.run_folder import read_metrics, read_summary
 HEIGHT = 18
 """Lines of text."""
 LEAST_WIDTH = 40
-FULL = {"client": "●", "worst": "▾", "best": "▴", "teacher": "◆", "server": "■"}
-PLAIN = {"client": "*", "worst": "v", "best": "^", "teacher": "t", "server": "s"}
+JOINED = ("teacher", "server", "mean client")
+FULL = {"mean client": "●", "worst client": "▾", "best client": "▴", "teacher": "◆", "server": "■"}
+PLAIN = {"mean client": "*", "worst client": "v", "best client": "^", "teacher": "t", "server": "s"}
 FRAME = str.maketrans("─│┌┐└┘├┤┬┴┼╭╮╰╯", "-|+++++++++++++")
 
 
@@ -27,7 +29,7 @@ def curves(run_dir: Path, width: int | None = None, *, ascii_only: bool | None =
     Args:
         run_dir: a run folder.
         width: columns of text; None takes the terminal's.
-        ascii_only: no other characters and no colours; None when standard output is not UTF-8.
+        ascii_only: no characters outside ASCII; None: when standard output is not UTF-8.
 
     Raises:
         ConfigError: ``run_dir`` is no run folder.
@@ -52,26 +54,37 @@ def curves(run_dir: Path, width: int | None = None, *, ascii_only: bool | None =
 def _lines(table: Any) -> dict[str, Any]:
     """Return percent by round for every curve that was measured, lowest layer first."""
     clients = table[table["name"] == "accuracy"].groupby("round")["value"]
-    curves = {"worst": clients.min(), "best": clients.max()}
+    curves = {"worst client": clients.min(), "best client": clients.max()}
     for name in ("teacher", "server"):
         measured = table[table["name"] == f"{name}_accuracy"]
         curves[name] = measured.groupby("round")["value"].mean()
-    curves["client"] = clients.mean()
+    curves["mean client"] = clients.mean()
     return {name: 100 * curve for name, curve in curves.items() if len(curve)}
 
 
 def _drawn(lines: dict[str, Any], marks: dict[str, str], columns: int) -> str:
     import plotext
 
+    top = 10 * math.ceil(max(max(curve) for curve in lines.values()) / 10 + 1e-9)
+    last = max(max(curve.index) for curve in lines.values())
     figure: Any = plotext.figure
     figure.clear()
+    plotext.terminal.limit(False, False)
     try:
-        figure.theme("colorless")
         figure.plot_size(columns, HEIGHT)
+        _set_ticks(figure.ruler("y"), 0, min(top, 100), 10 if top <= 60 else 20)
+        _set_ticks(figure.ruler("x"), 1, max(last, 2), max(1, math.ceil(last / 10)))
         for name, curve in lines.items():
             x, y = [int(n) for n in curve.index], [float(v) for v in curve]
             signal = figure.signal(x, y, marker=marks[name])
-            figure.draw(signal)
-        return str(figure.build().string()).rstrip("\n")
+            figure.draw(signal.lines(name in JOINED))
+        return str(figure.build().string(colorless=True)).rstrip("\n")
     finally:
         figure.clear()
+        plotext.terminal.limit(True, True)
+
+
+def _set_ticks(ruler: Any, low: int, high: int, step: int) -> None:
+    places = list(range(low, high + 1, step))
+    ruler.lim(low, high)
+    ruler.ticks(places, [str(place) for place in places])

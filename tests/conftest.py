@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# pytest puts tests/ on the path, where tests/fedkd would pass for the package in an editable install.
+# pytest puts tests/ on the path, where tests/fedkd would pass for the (editable) package.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import hypothesis

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedkd.errors import RunStopped
@@ -40,12 +40,17 @@ class Exchange:
         self._nodes = self._handshake(n_clients)
 
     def ask(self, requests: Sequence[Request]) -> Answers:
-        """Send one request to each of some clients and wait for all of them."""
+        """Send one request of one kind to each of some clients and wait for all of them."""
         answers = Answers()
         messages: list[Message] = []
+        packed: dict[tuple[int, int], tuple[RecordDict, dict[str, int]]] = {}
         for request in requests:
-            records = request_records(request)
-            answers.bytes_down.update(count_bytes(records))
+            same = (id(request.incoming), id(request.proxy))
+            if same not in packed:
+                records = request_records(request)
+                packed[same] = (records, count_bytes(records))
+            records, sizes = packed[same]
+            answers.bytes_down.update(sizes)
             node = self._nodes[request.client]
             messages.append(
                 Message(records, node, request.action.value, group_id=str(request.round))

@@ -69,4 +69,4 @@ def test_a_small_step_against_the_gradient_helps(name):
     before = distiller.loss(student, teacher).sum()
     before.backward()
     after = distiller.loss(student.detach() - 0.01 * student.grad, teacher).sum()
-    assert float(after) < float(before)
+    assert after.item() < before.item()

@@ -21,7 +21,8 @@ def _view(n_private: int = 80, *, all_contributed: bool = False) -> ClientView:
     if all_contributed:
         contributed = torch.ones_like(contributed)
     gave = private[contributed][:PROXY]
-    foreign = torch.randn(PROXY - len(gave), 5, generator=rng) * 2 + 1
+    foreign = 0.7 * torch.randn(PROXY - len(gave), 5, generator=rng)
+    foreign[::2] += 4  # half of the others' rows lie far off
     return ClientView(
         private=private,
         contributed=contributed,

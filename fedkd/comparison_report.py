@@ -1,0 +1,80 @@
+"""``fedkd compare`` from words to table: plan, run with progress, print, draw."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from fedkd.comparison import ComparedRun, plan, run_plan
+from fedkd.comparison_table import rows
+from fedkd.comparison_text import as_csv, as_json, as_latex, as_table
+from fedkd.errors import ConfigError
+from fedkd.figures import comparison_figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a comparison is run and shown.
+
+    Attributes:
+        out: where run folders are looked for and made.
+        jobs: runs at once; 0 means one a core.
+        at: comma list of rounds to read beside, or instead of, the end; empty means the end.
+        as_json: one JSON list as the last line instead of a table.
+        latex: a LaTeX table instead.
+        csv: CSV instead.
+        figure: where to draw the curves; None means ``OUT/compare.png``.
+    """
+
+    out: Path
+    jobs: int
+    at: str
+    as_json: bool
+    latex: bool
+    csv: bool
+    figure: Path | None
+
+
+def compare(arguments: Sequence[str], options: Options, *, plugins: Sequence[str]) -> None:
+    """Run what is missing and print the table on standard output, progress on standard error."""
+    at = _rounds(options.at)
+    planned = plan(arguments, plugins=plugins)
+    done: list[ComparedRun] = []
+    for run in run_plan(planned, out=options.out, jobs=options.jobs):
+        done.append(run)
+        _tell(run, len(done), len(planned.runs))
+    table = rows(done, at=at)
+    if options.as_json:
+        sys.stdout.write(json.dumps(as_json(table)) + "\n")
+    elif options.latex:
+        sys.stdout.write(as_latex(table) + "\n")
+    elif options.csv:
+        sys.stdout.write(as_csv(table))
+    else:
+        Console().print(as_table(table))
+    picture = comparison_figure(done, options.figure or options.out / "compare.png")
+    sys.stderr.write(f"picture: {picture}\n")
+
+
+def _tell(run: ComparedRun, n_done: int, n_all: int) -> None:
+    how = "kept" if run.reused else f"{run.summary['seconds']:.0f} s"
+    accuracy = run.summary["accuracy_mean"]
+    figure = "" if accuracy is None else f"  accuracy {accuracy:.3f}"
+    sys.stderr.write(
+        f"[{n_done}/{n_all}] {run.scenario} {run.method} seed {run.seed}{figure}  ({how})\n"
+    )
+    sys.stderr.flush()
+
+
+def _rounds(text: str) -> list[int] | None:
+    if not text:
+        return None
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--at: {text!r} is no comma list of rounds, such as 10,20") from None
