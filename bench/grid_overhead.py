@@ -30,10 +30,10 @@ PAIRS = 200
 
 def main() -> None:
     torch.set_num_threads(1)
-    scenario = compose(
-        ["scenario=iid", "data=digits", "models=mlp", "clients=2", "proxy=external"]
-        + ["proxy.size=1000", "method=fedmd"]
+    words = (
+        "scenario=iid data=digits models=mlp clients=2 method=fedmd proxy=external proxy.size=1000"
     )
+    scenario = compose(words.split())
     arrays, rows = load(scenario.data), external_rows(scenario.layout())
     proxy = ProxySet(
         inputs=torch.from_numpy(arrays.train_inputs[rows]),

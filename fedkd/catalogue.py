@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import inspect
 import sys
+from collections.abc import Sequence
 
 from fedkd.compose import read_file, shipped
 from fedkd.errors import ConfigError
@@ -66,7 +67,7 @@ def data_lines() -> list[tuple[str, str]]:
     return lines
 
 
-def load_plugins(paths: list[str]) -> None:
+def load_plugins(paths: Sequence[str]) -> None:
     """Import the user's own Python files, so that what they register can be named.
 
     Raises:

@@ -91,6 +91,7 @@ def compare(
     out: Out = Path("runs"),
     jobs: Annotated[int, typer.Option(help="Runs at once; 0 means one a core.")] = 0,
     at: Annotated[str, typer.Option(help="Also at these rounds, e.g. 10,20.")] = "",
+    metric: Annotated[str, typer.Option(help="The summary key to compare.")] = "accuracy_mean",
     as_json: AsJson = False,
     latex: Annotated[bool, typer.Option("--latex", help="Print a LaTeX table.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
@@ -99,10 +100,17 @@ def compare(
 ) -> None:
     """Compare methods over seeds on the same partitions and initialisations."""
     with _errors_explained():
-        from fedkd import comparison_report
+        from fedkd.reports import comparison_report
 
         options = comparison_report.Options(
-            out=out, jobs=jobs, at=at, as_json=as_json, latex=latex, csv=csv, figure=figure
+            out=out,
+            jobs=jobs,
+            at=at,
+            metric=metric,
+            as_json=as_json,
+            latex=latex,
+            csv=csv,
+            figure=figure,
         )
         comparison_report.compare(list(arguments or []), options, plugins=plugin or [])
 
@@ -112,7 +120,7 @@ def scenarios() -> None:
     """List the shipped scenarios."""
     with _errors_explained():
         from fedkd.catalogue import scenario_lines
-        from fedkd.terminal import print_names
+        from fedkd.reports.terminal import print_names
 
         print_names(scenario_lines())
 
@@ -123,7 +131,7 @@ def methods(plugin: Plugins = None) -> None:
     with _errors_explained():
         from fedkd import scenario as _  # noqa: F401  (imports every family)
         from fedkd.catalogue import component_lines, load_plugins
-        from fedkd.terminal import print_names
+        from fedkd.reports.terminal import print_names
 
         load_plugins(plugin or [])
         print_names(component_lines("method"))
@@ -154,12 +162,12 @@ def resolve(overrides: Overrides = None, plugin: Plugins = None) -> None:
 def show(run: Run) -> None:
     """Print a finished run's table and curves; write them as PNG into its folder."""
     with _errors_explained():
-        from fedkd.figures import run_figure
+        from fedkd.reports.figures import run_figure
+        from fedkd.reports.terminal import print_summary
+        from fedkd.reports.terminal_plot import curves
         from fedkd.run_folder import read_summary
-        from fedkd.terminal import print_summary
-        from fedkd.terminal_plot import curves
 
-        print_summary({**read_summary(run), "run_dir": str(run)})
+        print_summary(read_summary(run))
         typer.echo(curves(run))
         typer.echo(f"picture: {run_figure(run)}")
 
@@ -190,15 +198,15 @@ def data_check() -> None:
     with _errors_explained():
         from fedkd import scenario as _  # noqa: F401
         from fedkd.catalogue import data_lines
-        from fedkd.terminal import print_names
+        from fedkd.reports.terminal import print_names
 
         print_names(data_lines())
 
 
 def _run(folder: Any, *, as_json: bool, quiet: bool) -> dict[str, Any]:
     """Run into a folder, show progress, print the table or the JSON line."""
+    from fedkd.reports.terminal import print_summary, show_progress
     from fedkd.simulation import run_into, watch_quietly
-    from fedkd.terminal import print_summary, show_progress
 
     def watch(stream: Iterator[Any]) -> None:
         show_progress(folder.scenario, stream)

@@ -114,8 +114,8 @@ class RunFolder:
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """Return a run's summary; ConfigError when the folder is no finished or interrupted run."""
-    return _read_json(path / "summary.json")
+    """Return a run's summary, ``run_dir`` being where it lies now; ConfigError if there is none."""
+    return _read_json(path / "summary.json") | {"run_dir": str(path)}
 
 
 def read_scenario(path: Path) -> Scenario:

@@ -19,11 +19,11 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from fedkd.child_runs import Children, PlannedRun
-from fedkd.comparison import ComparedRun, plan, run_plan, split_list
-from fedkd.comparison_table import Row, interval, rows
-from fedkd.comparison_text import as_csv, as_json, as_latex, as_table
 from fedkd.errors import ConfigError, RunStopped
+from fedkd.reports.child_runs import Children, PlannedRun
+from fedkd.reports.comparison import ComparedRun, plan, run_plan, split_list
+from fedkd.reports.comparison_table import Row, interval, rows
+from fedkd.reports.comparison_text import as_csv, as_json, as_latex, as_table
 from fedkd.simulation import simulate
 
 TINY = ["scenario=iid", "rounds=1", "data=digits", "data.limit=200", "clients=2", "models=mlp"]

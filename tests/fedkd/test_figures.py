@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from fedkd import figures
-from fedkd.comparison import plan, run_plan
 from fedkd.errors import ConfigError
-from fedkd.figures import comparison_figure, run_figure
-from fedkd.plotting import FONT_SIZE, End, new_figure, save, write_ends
+from fedkd.reports.comparison import plan, run_plan
+from fedkd.reports.figures import comparison_figure, run_figure
+from fedkd.reports.plotting import FONT_SIZE, End, new_figure, save, write_ends
+from fedkd.reports.terminal_plot import curves
 from fedkd.run_folder import read_metrics
 from fedkd.simulation import simulate
-from fedkd.terminal_plot import curves
 
 TINY = ["scenario=iid", "rounds=2", "data=digits", "data.limit=200", "clients=2", "models=mlp"]
 

@@ -63,7 +63,7 @@ def test_it_survives_with_every_method(name):
         ('{"schema": 1, "rounds": true}', "rounds: True is a truth value"),
         ('{"schema": 1, "method": {"name": "edgfd"}}', "method: no method called 'edgfd'"),
         (
-            '{"schema": 1, "method": {"name": "edgefd", "filter": {"name": "kmeans", "quantl": 1}}}',
+            '{"schema": 1, "method": {"name": "edgefd", "filter": {"name": "kmeans", "quantl":1}}}',
             "method.filter.quantl: unknown key 'quantl'; did you mean 'quantile'",
         ),
     ],

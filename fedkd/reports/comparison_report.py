@@ -10,11 +10,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedkd.comparison import ComparedRun, plan, run_plan
-from fedkd.comparison_table import rows
-from fedkd.comparison_text import as_csv, as_json, as_latex, as_table
+from fedkd.catalogue import load_plugins
 from fedkd.errors import ConfigError
-from fedkd.figures import comparison_figure
+from fedkd.reports.comparison import ComparedRun, plan, run_plan
+from fedkd.reports.comparison_table import rows
+from fedkd.reports.comparison_text import as_csv, as_json, as_latex, as_table
+from fedkd.reports.figures import comparison_figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,8 @@ class Options:
     Attributes:
         out: where run folders are looked for and made.
         jobs: runs at once; 0 means one a core.
-        at: comma list of rounds to read beside, or instead of, the end; empty means the end.
+        at: comma list of rounds to read besides the end; empty means the end alone.
+        metric: the summary key that the end is compared by.
         as_json: one JSON list as the last line instead of a table.
         latex: a LaTeX table instead.
         csv: CSV instead.
@@ -34,6 +36,7 @@ class Options:
     out: Path
     jobs: int
     at: str
+    metric: str
     as_json: bool
     latex: bool
     csv: bool
@@ -43,12 +46,13 @@ class Options:
 def compare(arguments: Sequence[str], options: Options, *, plugins: Sequence[str]) -> None:
     """Run what is missing and print the table on standard output, progress on standard error."""
     at = _rounds(options.at)
+    load_plugins(plugins)
     planned = plan(arguments, plugins=plugins)
     done: list[ComparedRun] = []
     for run in run_plan(planned, out=options.out, jobs=options.jobs):
         done.append(run)
         _tell(run, len(done), len(planned.runs))
-    table = rows(done, at=at)
+    table = rows(done, metric=options.metric, at=at)
     if options.as_json:
         sys.stdout.write(json.dumps(as_json(table)) + "\n")
     elif options.latex:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedkd.child_runs import Children, PlannedRun, Runner
 from fedkd.compose import DEFAULT_SCENARIO, compose
 from fedkd.errors import ConfigError
+from fedkd.reports.child_runs import Children, PlannedRun, Runner
 from fedkd.run_folder import finished_run
 
 DEFAULT_METHODS = "edgefd,fedmd,own_only"
@@ -128,8 +128,7 @@ def run_plan(
         if summary is None:
             missing.append(planned)
         else:
-            here = {"run_dir": str(out / Path(summary["run_dir"]).name)}
-            yield _done(planned, summary | here, reused=True)
+            yield _done(planned, summary, reused=True)
     if missing:
         yield from _run(missing, runner or Children(plugins=plan.plugins), out=out, jobs=jobs)
 

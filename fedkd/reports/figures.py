@@ -6,9 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedkd.comparison import ComparedRun
-from fedkd.comparison_table import interval
-from fedkd.plotting import LINES, PALETTE, STYLE, End, finish, marker, new_figure, save, write_ends
+from fedkd.reports.comparison import ComparedRun
+from fedkd.reports.comparison_table import interval
+from fedkd.reports.plotting import (
+    LINES,
+    PALETTE,
+    STYLE,
+    End,
+    finish,
+    marker,
+    new_figure,
+    save,
+    write_ends,
+)
 from fedkd.run_folder import read_metrics, read_summary
 
 RATES = {

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from fedkd.comparison import ComparedRun
 from fedkd.errors import ConfigError
 from fedkd.registry import did_you_mean
+from fedkd.reports.comparison import ComparedRun
 from fedkd.run_folder import read_metrics
 
 CONFIDENCE = 0.95

@@ -1,0 +1,155 @@
+"""Clients that live in files do exactly what clients that live in memory do."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from fedkd_clients.fleet import Fleet
+from fedkd_clients.learner import SerialLearner
+from fedkd_clients.store import ClientState, FileStore, MemoryStore
+from safetensors.torch import save_file
+
+from fedkd.transport.messages import Action
+from fedkd.types import Knowledge, ProxySet, ProxySource, Update
+
+CPU = torch.device("cpu")
+
+
+class Noting:
+    """A fleet that notes what its clients upload."""
+
+    def __init__(self, make_fleet) -> None:
+        self.make_fleet, self.uploads = make_fleet, []
+
+    def handle(self, requests):
+        replies = self.make_fleet().handle(requests)
+        if requests[0].action is Action.ROUND:
+            self.uploads += [(r.client, r.upload) for r in replies]
+        return replies
+
+
+def _tensors(upload) -> list[torch.Tensor]:
+    if isinstance(upload, Knowledge):
+        return [upload.rows, upload.scores, upload.weights]
+    assert isinstance(upload, Update)
+    return list(upload.arrays.values())
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["method=edgefd", "training.optimizer=adam"],
+        ["method=edgefd", "training.optimizer=sgd", "training.learning_rate=0.05"],
+        ["method=edgefd_soft", "proxy=external", "proxy.size=80"],
+        ["method=edgefd", "models=cnn_small", "data.limit=300"],
+        ["method=fedavg", "training.optimizer=adam"],
+        ["method=edgefd", "cohort=2", "rounds=3"],
+    ],
+)
+def test_two_rounds_over_files_and_memory_upload_the_same_bits(play, tiny, tmp_path, overrides):
+    scenario = tiny(*overrides)
+    lasting = Fleet(scenario, MemoryStore(), device=CPU)
+    in_memory = Noting(lambda: lasting)
+    # A new fleet for every message, as in processes that come and go.
+    on_disk = Noting(lambda: Fleet(scenario, FileStore(tmp_path), device=CPU))
+    first = play(scenario, fleet_for=lambda _: in_memory)
+    second = play(scenario, fleet_for=lambda _: on_disk)
+    assert [r.digest for r in first] == [r.digest for r in second]
+    assert [r.failures for r in second] == [[] for _ in second]
+    assert [c for c, _ in in_memory.uploads] == [c for c, _ in on_disk.uploads]
+    for (_, left), (_, right) in zip(in_memory.uploads, on_disk.uploads, strict=True):
+        assert all(map(torch.equal, _tensors(left), _tensors(right)))
+    values = [
+        [(m.client, m.name, m.value) for m in r.measurements if "seconds" not in m.name]
+        for r in first
+    ]
+    assert values == [
+        [(m.client, m.name, m.value) for m in r.measurements if "seconds" not in m.name]
+        for r in second
+    ]
+
+
+def _fresh(scenario) -> ClientState:
+    return SerialLearner(scenario, MemoryStore(), device=CPU).state(0)
+
+
+def _trained(scenario) -> ClientState:
+    learner = SerialLearner(scenario, MemoryStore(), device=CPU)
+    learner.round = 1
+    learner.fit([0], None, None)
+    state = learner.state(0)
+    state.proxy = ProxySet(
+        inputs=torch.arange(24, dtype=torch.uint8).reshape(6, 1, 2, 2),
+        ids=torch.arange(6),
+        owner=torch.tensor([0, -1, 0, -1, -1, -1]),
+        source=ProxySource.POOLED,
+        version=4,
+    )
+    state.weights = torch.linspace(0, 1, 6)
+    return state
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_state_comes_back_from_its_file(tiny, tmp_path, optimizer):
+    scenario = tiny(f"training.optimizer={optimizer}")
+    kept = _trained(scenario)
+    FileStore(tmp_path).put(0, kept)
+    back = FileStore(tmp_path).get(0, lambda: _fresh(scenario))
+    for name, value in kept.student.module.state_dict().items():
+        assert torch.equal(back.student.module.state_dict()[name], value)
+    old, new = (s.student.optimizer.state_dict()["state"] for s in (kept, back))
+    assert old.keys() == new.keys()
+    assert old, "an optimiser that has stepped has a state"
+    for index, slots in old.items():
+        assert slots.keys() == new[index].keys()
+        assert all(torch.equal(slots[k], new[index][k]) for k in slots)
+    assert back.student.optimizer.param_groups[0]["lr"] == scenario.training.learning_rate
+    assert torch.equal(back.weights, kept.weights)
+    for name in ("inputs", "ids", "owner"):
+        assert torch.equal(getattr(back.proxy, name), getattr(kept.proxy, name))
+    assert (back.proxy.source, back.proxy.version) == (ProxySource.POOLED, 4)
+
+
+def test_a_client_never_stored_is_fresh(tiny, tmp_path):
+    scenario = tiny()
+    made = _fresh(scenario)
+    assert FileStore(tmp_path).get(3, lambda: made) is made
+
+
+def test_clients_do_not_mix(tiny, tmp_path):
+    scenario = tiny()
+    store, kept = FileStore(tmp_path), _trained(scenario)
+    store.put(0, kept)
+    untouched = store.get(1, lambda: _fresh(scenario))
+    assert untouched.proxy is None
+    assert untouched.weights is None
+
+
+def test_a_new_proxy_version_replaces_the_old_one(tiny, tmp_path):
+    scenario = tiny()
+    store, state = FileStore(tmp_path), _trained(scenario)
+    store.put(0, state)
+    state.proxy = replace(state.proxy, inputs=state.proxy.inputs + 100, version=5)
+    store.put(0, state)
+    back = FileStore(tmp_path).get(0, lambda: _fresh(scenario))
+    assert back.proxy.version == 5
+    assert torch.equal(back.proxy.inputs, state.proxy.inputs)
+
+
+def test_a_file_of_another_schema_is_refused(tiny, tmp_path):
+    scenario = tiny()
+    store = FileStore(tmp_path)
+    store.put(0, _trained(scenario))
+    (path,) = tmp_path.glob("client-0.safetensors")
+    facts = json.dumps({"schema": 2, "proxy_version": None})
+    save_file({"x": torch.ones(1)}, path, metadata={"fedkd": facts})
+    with pytest.raises(ValueError, match="schema 2; this fedkd reads 1"):
+        FileStore(tmp_path).get(0, lambda: _fresh(scenario))
+
+
+def test_private_state_is_for_its_owner_only(tmp_path):
+    FileStore(tmp_path / "state")
+    assert (tmp_path / "state").stat().st_mode & 0o077 == 0

@@ -1,0 +1,203 @@
+"""Every kind of bad upload is dropped for a reason that gives none of its numbers away."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from fedkd_server.validation import (
+    Expected,
+    UploadError,
+    check_contribution,
+    check_knowledge,
+    check_update,
+)
+
+from fedkd.types import Consensus, Knowledge, ProxySet, ProxySource, Space, Update
+
+EXPECTED = Expected(space=Space.PROBS, temperature=3.0, n_rows=10, n_classes=3)
+LOGITS = replace(EXPECTED, space=Space.LOGITS, temperature=1.0)
+NAN, INF = float("nan"), float("inf")
+
+
+def _good(**changes) -> Knowledge:
+    scores = torch.tensor([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0], [0.2, 0.3, 0.5]])
+    good = Knowledge(
+        rows=torch.tensor([0, 4, 9]),
+        scores=scores,
+        weights=torch.tensor([1.0, 0.5, 1e-6]),
+        space=Space.PROBS,
+        temperature=3.0,
+    )
+    return replace(good, **changes)
+
+
+def _scores(value: float) -> torch.Tensor:
+    scores = _good().scores.clone()
+    scores[1, 0] = value
+    return scores
+
+
+def test_a_sound_upload_passes_unchanged():
+    upload = _good()
+    assert check_knowledge(upload, EXPECTED) is upload
+
+
+def test_a_client_may_have_nothing_to_say():
+    silent = _good(rows=torch.arange(0), scores=torch.zeros(0, 3), weights=torch.zeros(0))
+    assert check_knowledge(silent, EXPECTED) is silent
+
+
+BAD = {
+    "nothing": (None, "no knowledge"),
+    "an update": (Update(arrays={}), "no knowledge"),
+    "NaN": (_good(scores=_scores(NAN)), "not finite"),
+    "infinity": (_good(scores=_scores(INF)), "not finite"),
+    "off the simplex": (_good(scores=_scores(0.9)), "not probabilities"),
+    "negative": (
+        _good(scores=torch.tensor([[1.5, -0.5, 0.0]] * 3)),
+        "not probabilities",
+    ),
+    "too few classes": (_good(scores=torch.full((3, 2), 0.5)), "wrong shape"),
+    "too many classes": (_good(scores=torch.full((3, 4), 0.25)), "wrong shape"),
+    "fewer scores than rows": (_good(scores=_good().scores[:2]), "wrong shape"),
+    "one row broadcast": (_good(scores=_good().scores[:1]), "wrong shape"),
+    "flat scores": (_good(scores=torch.ones(3)), "wrong shape"),
+    "double": (_good(scores=_good().scores.double()), "not float32"),
+    "half": (_good(scores=_good().scores.half()), "not float32"),
+    "integers": (_good(scores=torch.tensor([[1, 0, 0]] * 3)), "not float32"),
+    "repeated rows": (_good(rows=torch.tensor([0, 4, 4])), "repeated"),
+    "unordered rows": (_good(rows=torch.tensor([4, 0, 9])), "repeated or out of order"),
+    "row too large": (_good(rows=torch.tensor([0, 4, 10])), "outside the proxy set"),
+    "row negative": (_good(rows=torch.tensor([-1, 4, 9])), "outside the proxy set"),
+    "one weight for all": (_good(weights=torch.ones(1)), "as many weights"),
+    "weights of two dimensions": (_good(weights=torch.ones(3, 1)), "as many weights"),
+    "weight zero": (_good(weights=torch.tensor([1.0, 0.0, 1.0])), "weights outside"),
+    "weight negative": (_good(weights=torch.tensor([1.0, -0.5, 1.0])), "weights outside"),
+    "weight above one": (_good(weights=torch.tensor([1.0, 1.5, 1.0])), "weights outside"),
+    "weight 1e9": (_good(weights=torch.tensor([1.0, 1e9, 1.0])), "weights outside"),
+    "weight NaN": (_good(weights=torch.tensor([1.0, NAN, 1.0])), "not finite"),
+    "weights double": (_good(weights=torch.ones(3).double()), "not float32"),
+    "logits where probabilities go": (_good(space=Space.LOGITS), "another space"),
+    "another temperature": (_good(temperature=1.0), "another temperature"),
+    "temperature NaN": (_good(temperature=NAN), "another temperature"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_upload_is_dropped_with_its_reason(kind):
+    upload, reason = BAD[kind]
+    with pytest.raises(UploadError, match=reason) as error:
+        check_knowledge(upload, EXPECTED)
+    text = str(error.value)
+    assert "\n" not in text
+    for number in ("nan", "inf", "1e9", "1.5", "0.9"):
+        assert number not in text
+
+
+@pytest.mark.parametrize("n_rows", [0, 3, 9])
+def test_rows_are_judged_by_this_runs_proxy_set(n_rows):
+    with pytest.raises(UploadError, match="outside the proxy set"):
+        check_knowledge(_good(), replace(EXPECTED, n_rows=n_rows))
+
+
+def test_logits_pass_where_they_are_expected_and_not_beyond_the_limit():
+    logits = _good(scores=10 * torch.eye(3), space=Space.LOGITS, temperature=1.0)
+    assert check_knowledge(logits, LOGITS) is logits
+    with pytest.raises(UploadError, match="beyond the limit"):
+        check_knowledge(replace(logits, scores=-1000 * 1000 * torch.ones(3, 3)), LOGITS)
+    with pytest.raises(UploadError, match="not finite"):
+        check_knowledge(replace(logits, scores=torch.full((3, 3), NAN)), LOGITS)
+
+
+SENT = Update(arrays={"w": torch.zeros(2, 3), "b": torch.zeros(3)})
+
+
+def _update(weight: float = 5.0, **changes) -> Update:
+    return Update(arrays={"w": torch.ones(2, 3), "b": torch.ones(3), **changes}, weight=weight)
+
+
+def test_a_sound_update_passes_unchanged():
+    upload = _update()
+    assert check_update(upload, SENT) is upload
+
+
+BAD_UPDATES = {
+    "nothing": (None, "no update"),
+    "knowledge": (_good(), "no update"),
+    "a parameter missing": (Update(arrays={"w": torch.ones(2, 3)}), "other parameters"),
+    "a parameter more": (_update(c=torch.ones(1)), "other parameters"),
+    "another name": (
+        Update(arrays={"w": torch.ones(2, 3), "c": torch.ones(3)}),
+        "other parameters",
+    ),
+    "one number broadcast": (_update(b=torch.ones(1)), "another shape"),
+    "transposed": (_update(w=torch.ones(3, 2)), "another shape"),
+    "double": (_update(b=torch.ones(3).double()), "another shape or type"),
+    "NaN parameter": (_update(b=torch.tensor([0.0, NAN, 0.0])), "not finite"),
+    "infinite parameter": (_update(b=torch.tensor([0.0, INF, 0.0])), "not finite"),
+    "weight NaN": (_update(weight=NAN), "no number of examples"),
+    "weight infinite": (_update(weight=INF), "no number of examples"),
+    "weight 1e9": (_update(weight=1e9), "no number of examples"),
+    "weight -5": (_update(weight=-5), "no number of examples"),
+    "weight 0": (_update(weight=0.0), "no number of examples"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_UPDATES)
+def test_a_bad_update_is_dropped_with_its_reason(kind):
+    upload, reason = BAD_UPDATES[kind]
+    with pytest.raises(UploadError, match=reason):
+        check_update(upload, SENT)
+
+
+@pytest.mark.parametrize("sent", [None, "consensus"])
+def test_an_update_nobody_asked_for_is_dropped(sent):
+    if sent:
+        sent = Consensus(
+            rows=torch.arange(0),
+            scores=torch.zeros(0, 3),
+            space=Space.PROBS,
+            temperature=1.0,
+            keepers=None,
+        )
+    with pytest.raises(UploadError, match="no update"):
+        check_update(_update(), sent)
+
+
+LIKE = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+
+
+def _share(inputs: torch.Tensor, ids: torch.Tensor | None = None) -> ProxySet:
+    return ProxySet(
+        inputs=inputs,
+        ids=torch.arange(len(inputs)) if ids is None else ids,
+        owner=None,
+        source=ProxySource.POOLED,
+    )
+
+
+def test_a_sound_contribution_passes_unchanged():
+    share = _share(torch.zeros(3, 1, 4, 4, dtype=torch.uint8))
+    assert check_contribution(share, like=LIKE) is share
+    assert check_contribution(share, like=None) is share
+
+
+@pytest.mark.parametrize(
+    ("share", "like", "reason"),
+    [
+        (None, LIKE, "no contribution"),
+        (_share(torch.zeros(3, 1, 4, 5, dtype=torch.uint8)), LIKE, "another shape"),
+        (_share(torch.zeros(3, 1, 4, 4)), LIKE, "another shape or type"),
+        (_share(torch.full((3, 4), NAN)), None, "not finite"),
+        (_share(torch.zeros(3, 4, dtype=torch.int64)), None, "neither uint8 nor float32"),
+        (_share(torch.zeros(3, 4), torch.arange(2)), None, "as many ids"),
+        (_share(torch.zeros(3, 4), torch.zeros(3)), None, "as many ids"),
+        (_share(torch.zeros(3, 4), torch.tensor([1, 2, 1])), None, "repeated"),
+        (_share(torch.zeros(3, 4), torch.tensor([-1, 2, 3])), None, "ids"),
+    ],
+)
+def test_a_bad_contribution_is_dropped_with_its_reason(share, like, reason):
+    with pytest.raises(UploadError, match=reason):
+        check_contribution(share, like=like)
