@@ -8,6 +8,8 @@ import inspect
 import sys
 from collections.abc import Sequence
 
+from omegaconf import OmegaConf
+
 from fedkd.compose import read_file, shipped
 from fedkd.errors import ConfigError
 from fedkd.registry import Registry, describe, did_you_mean, families
@@ -30,15 +32,16 @@ def explain(name: str) -> str:
     Raises:
         ConfigError: nothing has that name.
     """
-    if name in shipped():
-        from omegaconf import OmegaConf
-
-        return f"scenario {name}\n\n{OmegaConf.to_yaml(OmegaConf.create(read_file(name)))}"
     found = [(r, r.get(name)) for r in families().values() if name in r.names()]
-    if not found:
-        known = shipped() + [n for r in families().values() for n in r.names()]
+    parts = [_explained(registry, name, cls) for registry, cls in found]
+    if name in shipped():
+        parts.insert(
+            0, f"scenario {name}\n\n{OmegaConf.to_yaml(OmegaConf.create(read_file(name)))}"
+        )
+    if not parts:
+        known = {*shipped(), *(n for r in families().values() for n in r.names())}
         raise ConfigError(f"nothing is called {name!r}{did_you_mean(name, known)}")
-    return "\n\n".join(_explained(registry, name, cls) for registry, cls in found)
+    return "\n\n".join(parts)
 
 
 def _explained(registry: Registry[object], name: str, cls: type) -> str:

@@ -71,10 +71,10 @@ def simulate(
     with _errors_explained():
         from fedkd.catalogue import load_plugins
         from fedkd.compose import compose
-        from fedkd.run_folder import RunFolder
+        from fedkd.simulation import new_run
 
         load_plugins(plugin or [])
-        folder = RunFolder.create(out, compose(words, smoke=smoke))
+        folder = new_run(compose(words, smoke=smoke), out=out)
     _run(folder, as_json=as_json, quiet=quiet)
 
 
@@ -98,7 +98,7 @@ def compare(
     figure: Annotated[Path | None, typer.Option(help="Write the figure here (PNG).")] = None,
     plugin: Plugins = None,
 ) -> None:
-    """Compare methods over seeds on the same partitions and initialisations."""
+    """Compare methods over seeds on the same partitions and initializations."""
     with _errors_explained():
         from fedkd.reports import comparison_report
 
@@ -138,11 +138,15 @@ def methods(plugin: Plugins = None) -> None:
 
 
 @app.command()
-def explain(name: Annotated[str, typer.Argument(help="A scenario or component.")]) -> None:
+def explain(
+    name: Annotated[str, typer.Argument(help="A scenario or component.")], plugin: Plugins = None
+) -> None:
     """Say what a scenario or component is: fields, defaults, paper, differences."""
     with _errors_explained():
         from fedkd.catalogue import explain as explained
+        from fedkd.catalogue import load_plugins
 
+        load_plugins(plugin or [])
         typer.echo(explained(name))
 
 
@@ -177,11 +181,12 @@ def replay(run: Run, out: Out = Path("runs"), plugin: Plugins = None) -> None:
     """Run again from a run folder and compare the result hash."""
     with _errors_explained():
         from fedkd.catalogue import load_plugins
-        from fedkd.run_folder import RunFolder, read_scenario, read_summary
+        from fedkd.run_folder import read_scenario, read_summary
+        from fedkd.simulation import new_run
 
         load_plugins(plugin or [])
         before = read_summary(run)
-        folder = RunFolder.create(out, read_scenario(run))
+        folder = new_run(read_scenario(run), out=out)
     after = _run(folder, as_json=False, quiet=False)
     if after["result_hash"] != before["result_hash"]:
         _complain(

@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from fedkd.errors import ConfigError
 from fedkd.registry import Registry, build, describe, did_you_mean, fields_of, registry_of, slot_of
@@ -35,7 +36,7 @@ def compose(overrides: Sequence[str] = (), *, smoke: bool = False) -> Scenario:
     Raises:
         ConfigError: names the path, quotes the value, suggests the nearest name.
     """
-    parsed = {o.key_or_group: o for o in _parse(overrides)}
+    parsed = {o.key_or_group: _single(o) for o in _parse(overrides)}
     chosen = parsed.pop("scenario", None)
     tree = read_file(str(chosen.value()) if chosen else DEFAULT_SCENARIO)
     small = tree.pop("smoke", {})
@@ -43,14 +44,10 @@ def compose(overrides: Sequence[str] = (), *, smoke: bool = False) -> Scenario:
     tree = _merged(tree, small) if smoke else tree
     plain: list[str] = []
     for key, override in sorted(parsed.items(), key=lambda item: item[0].count(".")):
-        if override.is_sweep_override():
-            raise ConfigError(
-                f"{override.input_line}: one run takes one value; `fedkd compare` takes lists"
-            )
-        kind = _kind_at(tree, key)
-        if key == "models" or registry_of(kind):
+        kind, value = _kind_at(tree, key), override.value()
+        if key == "models" or registry_of(kind) or isinstance(value, Mapping):
             parent, last = _parent(tree, key)
-            parent[last] = _component(kind, override.value(), current=parent[last], path=key)
+            parent[last] = _laid(kind, value, current=parent[last], path=key)
         else:
             plain.append(override.input_line or "")
     return build(Scenario, _with_hydra(tree, plain), path="")
@@ -74,7 +71,7 @@ def read_file(name: str) -> Tree:
         raise ConfigError(f"scenario: no scenario called {name!r}{did_you_mean(name, shipped())}")
     try:
         tree = OmegaConf.to_container(OmegaConf.create(text))
-    except (OmegaConfBaseException, ValueError) as error:
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
         raise ConfigError(f"scenario: {name!r} is not readable: {_first_line(error)}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"scenario: {name!r} is not a mapping")
@@ -89,6 +86,17 @@ def _parse(overrides: Sequence[str]) -> list[Any]:
         except HydraException:
             raise ConfigError(f"{text!r} is not of the form key=value") from None
     return parsed
+
+
+def _single(override: Any) -> Any:
+    """Refuse overrides that give no one value."""
+    if override.is_delete():
+        raise ConfigError(f"{override.input_line}: a key cannot be removed; give it a value")
+    if override.is_sweep_override():
+        raise ConfigError(
+            f"{override.input_line}: one run takes one value; `fedkd compare` takes lists"
+        )
+    return override
 
 
 def _with_hydra(tree: Tree, overrides: list[str]) -> Tree:
@@ -112,14 +120,21 @@ def _merged(base: Tree, top: Mapping[str, Any]) -> Tree:
     """Lay the keys of ``top`` over ``base``, one level deep; slots start from their defaults."""
     result = dict(base)
     for key, value in top.items():
-        kind = _kind_at(result, key)
-        if key == "models" or registry_of(kind):
-            result[key] = _component(kind, value, current=base[key], path=key)
-        elif isinstance(value, Mapping) and isinstance(base[key], dict):
-            result[key] = base[key] | dict(value)
-        else:
-            result[key] = value
+        result[key] = _laid(_kind_at(result, key), value, current=base[key], path=key)
     return result
+
+
+def _laid(kind: Any, value: Any, *, current: Any, path: str) -> Any:
+    """Return what ``value`` makes of ``current``: components and groups keep what it leaves out."""
+    if registry_of(kind):
+        return _component(kind, value, current=current, path=path)
+    if path == "models" or not isinstance(value, Mapping) or not isinstance(current, dict):
+        return value
+    known = fields_of(slot_of(kind)[0])
+    for key in value:
+        if key not in known:
+            raise ConfigError(f"{path}.{key}: unknown key {key!r}{did_you_mean(str(key), known)}")
+    return current | dict(value)
 
 
 def _component(kind: Any, value: Any, *, current: Any, path: str) -> Any:

@@ -71,6 +71,8 @@ def result_hash(rounds: Sequence[RoundResult]) -> str:
         for m in result.measurements:
             if not m.name.startswith("seconds"):
                 sha.update(f"{m.client} {m.name} {m.value.hex()}\n".encode())
+        for failure in result.failures:
+            sha.update(f"{failure.client} failed: {failure.reason}\n".encode())
     return sha.hexdigest()[:16]
 
 

@@ -1,7 +1,7 @@
 """Random streams: one independent generator per seed, purpose, round and client.
 
 Nobody touches a global seed. Code that can only draw from torch's global stream (module
-initialisers, dropout) runs inside :func:`borrowed`, which puts the global state back afterwards.
+initializers, dropout) runs inside :func:`borrowed`, which puts the global state back afterwards.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated
 
@@ -22,7 +22,7 @@ from fedkd.data.partitioners.pathological import Pathological
 from fedkd.data.proxies.base import Proxy
 from fedkd.data.proxies.pooled import Pooled
 from fedkd.errors import ConfigError
-from fedkd.methods.base import Holding, MessageKind, Method
+from fedkd.methods.base import CoDistillation, Holding, MessageKind, Method
 from fedkd.methods.edgefd import EdgeFD
 from fedkd.models.base import Model, models
 from fedkd.protectors.base import Protector
@@ -40,15 +40,6 @@ class Device(StrEnum):
     AUTO = "auto"
 
 
-class Store(StrEnum):
-    """Where a client keeps its model between messages."""
-
-    AUTO = "auto"
-    """In memory under the in-process grid, in files everywhere else."""
-    MEMORY = "memory"
-    FILE = "file"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
     """Speed knobs; they do not belong to the scenario hash.
@@ -56,12 +47,10 @@ class Runtime:
     Attributes:
         device: ``auto`` takes CUDA when there is one.
         threads: torch threads of one process.
-        store: where clients keep their models between messages.
     """
 
     device: Device = Device.CPU
     threads: Annotated[int, Ge(1)] = 1
-    store: Store = Store.AUTO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +58,7 @@ class Seeds:
     """Separate seeds; None takes the scenario's ``seed``."""
 
     partition: Annotated[int, Ge(0)] | None = None
-    initialisation: Annotated[int, Ge(0)] | None = None
+    initialization: Annotated[int, Ge(0)] | None = None
     training: Annotated[int, Ge(0)] | None = None
 
 
@@ -122,6 +111,7 @@ class Scenario:
     def __post_init__(self) -> None:
         """Refuse mixes that cannot run, before anything is trained."""
         self._check_models()
+        self._check_parts()
         if self.cohort is not None and self.cohort > self.clients:
             raise ConfigError(f"cohort: {self.cohort} is more than clients={self.clients}")
         if self.method.message is MessageKind.UPDATE and len(set(self.client_models())) > 1:
@@ -129,6 +119,20 @@ class Scenario:
                 f"models: {self.models!r} mixes architectures, whose parameters cannot be "
                 "averaged; give one model, or a method that exchanges knowledge"
             )
+
+    def _check_parts(self) -> None:
+        method, speaks = self.method, self.method.message is MessageKind.KNOWLEDGE
+        if isinstance(method, CoDistillation):
+            space = method.distiller.space
+            if space not in method.aggregator.spaces:
+                raise ConfigError(
+                    f"method: the distiller reads {space.value}, which the aggregator "
+                    f"{describe(method.aggregator)['name']!r} cannot average; change one of them"
+                )
+        if self.server_model is not None and not speaks:
+            raise ConfigError("server_model: this method makes no consensus to distil; use null")
+        if not isinstance(self.protector, NoProtection) and not speaks:
+            raise ConfigError("protector: this method sends no knowledge to protect; use none")
 
     def _check_models(self) -> None:
         counts = {self.models: self.clients} if isinstance(self.models, str) else self.models
@@ -167,9 +171,9 @@ class Scenario:
         """Return the seed of partitions and proxy rows."""
         return self.seed if self.seeds.partition is None else self.seeds.partition
 
-    def initialisation_seed(self) -> int:
+    def initialization_seed(self) -> int:
         """Return the seed of initial weights."""
-        return self.seed if self.seeds.initialisation is None else self.seeds.initialisation
+        return self.seed if self.seeds.initialization is None else self.seeds.initialization
 
     def training_seed(self) -> int:
         """Return the seed of everything that happens after round 1 starts."""
@@ -193,6 +197,8 @@ def from_json(text: str) -> Scenario:
         tree = json.loads(text)
     except json.JSONDecodeError as error:
         raise ConfigError(f"the stored scenario is not JSON: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"the stored scenario is {text[:40]!r}, not a JSON object")
     schema = tree.pop("schema", None)
     if schema != SCHEMA:
         raise ConfigError(f"scenario schema {schema!r}; this fedkd reads {SCHEMA}, update it")
@@ -201,5 +207,7 @@ def from_json(text: str) -> Scenario:
 
 def scenario_hash(scenario: Scenario) -> str:
     """Return 16 hex digits that name everything that can change results (not ``runtime``)."""
-    tree = describe(replace(scenario, description="", name="", runtime=Runtime()))
+    tree = describe(scenario)
+    for key in ("name", "description", "runtime"):
+        del tree[key]
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedkd.compose import compose
+from fedkd.data.federation import layout_rows
 from fedkd.results import RoundResult
 from fedkd.run_folder import RunFolder
 from fedkd.scenario import Scenario, to_json
@@ -38,9 +39,15 @@ def simulate(
         RunStopped: too few clients completed a round; the run folder holds what was done.
     """
     resolved = scenario if isinstance(scenario, Scenario) else compose(scenario)
-    folder = RunFolder.create(Path(out), resolved)
+    folder = new_run(resolved, out=Path(out))
     run_into(folder, show=show or watch_quietly)
     return folder.summary()
+
+
+def new_run(scenario: Scenario, *, out: Path) -> RunFolder:
+    """Read the data and share it out, so that what cannot run leaves no folder; then make one."""
+    layout_rows(scenario.layout())
+    return RunFolder.create(out, scenario)
 
 
 def run_into(folder: RunFolder, *, show: Show) -> None:

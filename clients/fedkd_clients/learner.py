@@ -13,7 +13,7 @@ from fedkd.data.federation import load, true_labels
 from fedkd.distillers.base import Distiller
 from fedkd.features.base import Features, Transform
 from fedkd.filters.base import ClientView, Filter
-from fedkd.models.base import initialised, models
+from fedkd.models.base import initialized, models
 from fedkd.rng import borrowed, torch_stream
 from fedkd.scenario import Scenario
 from fedkd.tasks import Classification, Task
@@ -52,7 +52,7 @@ class SerialLearner:
         self.round = 0
 
     def state(self, client: int) -> ClientState:
-        """Return what the client carries, made from its initialisation stream at first."""
+        """Return what the client carries, made from its initialization stream at first."""
         if client not in self._live:
             self._live[client] = self._store.get(client, lambda: self._fresh(client))
         return self._live[client]
@@ -133,8 +133,8 @@ class SerialLearner:
         return accuracy(self.state(client).student.module, examples, task=self.task)
 
     def _fresh(self, client: int) -> ClientState:
-        seed = self._scenario.initialisation_seed()
-        module = initialised(
+        seed = self._scenario.initialization_seed()
+        module = initialized(
             models.get(self._architectures[client])(),
             self._input_shape,
             self.task.n_classes,

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,7 +33,13 @@ class Sums:
 
 
 class Aggregator(ABC):
-    """Folds uploads into a consensus; the order of uploads is irrelevant."""
+    """Folds uploads into a consensus; the order of uploads is irrelevant.
+
+    Attributes:
+        spaces: the score spaces it can average.
+    """
+
+    spaces: ClassVar[frozenset[Space]] = frozenset(Space)
 
     @abstractmethod
     def partial(self, upload: Knowledge, *, n_rows: int) -> Sums:

@@ -85,7 +85,7 @@ class Method(ABC):
     holding: ClassVar[Holding] = Holding.OWN
 
     def opening(self, model: nn.Module) -> Broadcast | None:
-        """Return what the server sends in round 1, given a freshly initialised ``model``."""
+        """Return what the server sends in round 1, given a freshly initialized ``model``."""
         return None
 
     @abstractmethod

@@ -27,7 +27,7 @@ class Model(ABC):
 models = Registry("model", Model, package="fedkd.models")
 
 
-def initialised(
+def initialized(
     model: Model, input_shape: tuple[int, ...], n_classes: int, *, rng: torch.Generator
 ) -> nn.Module:
     """Build a module whose initial weights come from ``rng`` alone."""

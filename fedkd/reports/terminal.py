@@ -79,14 +79,18 @@ def _lines(s: dict[str, Any]) -> Iterator[tuple[str, str]]:
         f"mean {_share(s['accuracy_mean'])}  worst {_share(s['accuracy_worst'])}"
         "  after the last round's training",
     )
-    yield "", f"mean {_share(s['accuracy_distilled_mean'])}  after a closing distillation pass"
+    if "knowledge" in s["bytes_by_kind"]["up"]:
+        yield "", f"mean {_share(s['accuracy_distilled_mean'])}  after a closing distillation pass"
+    elif "update" in s["bytes_by_kind"]["up"]:
+        yield "", f"mean {_share(s['accuracy_distilled_mean'])}  with the last average loaded"
     yield "", f"mean {_share(s['accuracy_local_mean'])}  on each client's own held-out examples"
-    yield "teacher (consensus)", f"{_share(s['teacher_accuracy'])}  on the proxy rows it covers"
+    if s["coverage"] is not None:
+        yield "teacher (consensus)", f"{_share(s['teacher_accuracy'])}  on the proxy rows it covers"
     if s["server_accuracy"] is not None:
         yield "server model", _share(s["server_accuracy"])
-    yield "coverage", f"{_share(s['coverage'])} of proxy rows have a keeper"
-    keepers = s["keepers_per_row"]
-    yield "keepers per row", "-" if keepers is None else f"{keepers:.2f}"
+    if s["coverage"] is not None:
+        yield "coverage", f"{_share(s['coverage'])} of proxy rows have a keeper"
+        yield "keepers per row", f"{s['keepers_per_row']:.2f}"
     for direction in ("up", "down"):
         kinds = s["bytes_by_kind"][direction]
         parts = ", ".join(f"{kind} {_size(n)}" for kind, n in sorted(kinds.items()))

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from fedkd.errors import RunStopped
 from fedkd.results import Failure
 from fedkd.transport.messages import Action, Reply, Request
-from fedkd.transport.records import RecordError, count_bytes, read_reply, request_records
+from fedkd.transport.records import count_bytes, read_reply, request_records
 
 
 @dataclass(kw_only=True)
@@ -75,7 +75,9 @@ class Exchange:
                 answers.bytes_up.update(count_bytes(message.content))
                 try:
                     good[request.client] = read_reply(message.content)
-                except (RecordError, KeyError, ValueError, TypeError) as error:
+                except (
+                    Exception
+                ) as error:  # whatever a client's bytes provoke is that client's failure
                     reason = f"unreadable reply ({type(error).__name__})"
             if reason:
                 answers.failures.append(
@@ -99,7 +101,14 @@ class Exchange:
             if message.has_error():
                 reasons.add(message.error.reason or f"error code {message.error.code}")
                 continue
-            found[read_reply(message.content).client] = message.metadata.src_node_id
+            try:
+                client = read_reply(message.content).client
+            except Exception as error:  # as above
+                reasons.add(f"unreadable reply ({type(error).__name__})")
+                continue
+            if client in found:
+                raise RunStopped(f"set-up: two nodes claim to be client {client}")
+            found[client] = message.metadata.src_node_id
         missing = sorted(set(range(n_clients)) - set(found))
         if missing:
             why = f" ({', '.join(sorted(reasons))})" if reasons else ""

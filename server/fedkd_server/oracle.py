@@ -38,16 +38,16 @@ class Oracle:
     def consensus(self, consensus: Consensus, uploads: Mapping[int, Knowledge]) -> dict[str, float]:
         """Return how right the teacher is, and how well the filters chose.
 
-        ``keep_precision`` is the share of (client, row) keeps whose client holds the row's class;
-        ``keep_recall`` the share of possible such pairs that were kept.
+        ``keep_precision`` is the share of weight that comes from clients who hold the row's
+        class; ``keep_recall`` how much of the weight such clients could give they gave.
         """
         right = self._task.correct(consensus.scores, self._labels[consensus.rows])
-        good = kept = possible = 0
+        good = kept = possible = 0.0
         for client, upload in uploads.items():
             knows = self._holds[client][self._labels]
-            good += int(knows[upload.rows].sum())
-            kept += len(upload)
-            possible += int(knows.sum())
+            good += float(upload.weights[knows[upload.rows]].double().sum())
+            kept += float(upload.weights.double().sum())
+            possible += float(knows.sum())
         measured = {"keep_precision": (good, kept), "keep_recall": (good, possible)}
         figures = {name: a / b for name, (a, b) in measured.items() if b}
         if len(consensus):

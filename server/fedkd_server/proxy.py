@@ -20,7 +20,7 @@ def gather_proxy(exchange: Exchange, scenario: Scenario) -> tuple[ProxySet, Answ
         return _external(scenario), Answers()
     clients = scenario.participants()
     answers = exchange.ask([Request(action=Action.CONTRIBUTE, client=c) for c in clients])
-    parts = _accepted(answers)
+    parts = _accepted(answers, scenario)
     if not parts:
         reasons = {failure.reason for failure in answers.failures}
         raise RunStopped(f"set-up: no client gave proxy rows ({', '.join(sorted(reasons))})")
@@ -48,13 +48,13 @@ def as_seen_by(proxy: ProxySet, client: int) -> ProxySet:
     )
 
 
-def _accepted(answers: Answers) -> dict[int, ProxySet]:
+def _accepted(answers: Answers, scenario: Scenario) -> dict[int, ProxySet]:
     parts: dict[int, ProxySet] = {}
-    like = None
+    expected = load(scenario.data).train_inputs
+    like, n_ids = torch.from_numpy(expected[:1]), len(expected)
     for client, reply in answers.replies.items():
         try:
-            parts[client] = check_contribution(reply.contribution, like=like)
-            like = parts[client].inputs
+            parts[client] = check_contribution(reply.contribution, like=like, n_ids=n_ids)
         except UploadError as error:
             answers.failures.append(Failure(round=0, client=client, reason=str(error)))
     return parts

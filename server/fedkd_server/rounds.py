@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 from fedkd.data.federation import load
 from fedkd.errors import RunStopped
 from fedkd.methods.base import CoDistillation, MessageKind
-from fedkd.models.base import initialised, models
+from fedkd.models.base import initialized, models
 from fedkd.results import SERVER, Failure, Measurement, RoundResult
 from fedkd.rng import torch_stream
 from fedkd.scenario import Scenario
@@ -188,8 +188,8 @@ class _Run:
 
     def _fresh_model(self) -> torch.nn.Module:
         model = models.get(self._scenario.client_models()[0])()
-        rng = torch_stream(self._scenario.initialisation_seed(), "initialisation")
-        return initialised(model, self._input_shape, self._task.n_classes, rng=rng)
+        rng = torch_stream(self._scenario.initialization_seed(), "initialisation")
+        return initialized(model, self._input_shape, self._task.n_classes, rng=rng)
 
 
 def _bytes(answers: Answers) -> dict[str, float]:

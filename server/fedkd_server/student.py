@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedkd.data.federation import load
 from fedkd.methods.base import CoDistillation
-from fedkd.models.base import Model, initialised
+from fedkd.models.base import Model, initialized
 from fedkd.rng import borrowed, torch_stream
 from fedkd.scenario import Scenario
 from fedkd.training.steps import Lesson, Student, distil_pass, make_optimizer
@@ -16,8 +16,8 @@ class ServerStudent:
 
     def __init__(self, model: Model, scenario: Scenario) -> None:
         arrays = load(scenario.data)
-        rng = torch_stream(scenario.initialisation_seed(), "initialisation")
-        module = initialised(model, arrays.input_shape, arrays.n_classes, rng=rng)
+        rng = torch_stream(scenario.initialization_seed(), "initialisation")
+        module = initialized(model, arrays.input_shape, arrays.n_classes, rng=rng)
         self._scenario = scenario
         self.student = Student(module=module, optimizer=make_optimizer(module, scenario.training))
 

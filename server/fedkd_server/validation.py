@@ -85,15 +85,27 @@ def check_update(upload: Upload | None, sent: Broadcast | None) -> Update:
     return upload
 
 
-def check_contribution(contribution: ProxySet | None, *, like: Tensor | None) -> ProxySet:
-    """Return a client's share of the proxy set; UploadError when it does not fit the others."""
+def check_contribution(
+    contribution: ProxySet | None, *, like: Tensor | None, n_ids: int | None = None
+) -> ProxySet:
+    """Return a client's share of the proxy set; UploadError when it is not sound.
+
+    Args:
+        contribution: what came.
+        like: inputs of the shape and type that are expected; None expects nothing.
+        n_ids: ids are below this; None expects nothing.
+    """
     if contribution is None:
         raise UploadError("no contribution in the reply")
     inputs, ids = contribution.inputs, contribution.ids
     if ids.shape != inputs.shape[:1] or ids.dtype != torch.int64:
         raise UploadError("as many ids as inputs are needed")
+    if len(torch.unique(ids)) < len(ids):
+        raise UploadError("ids repeated")
+    if len(ids) and (int(ids.min()) < 0 or (n_ids is not None and int(ids.max()) >= n_ids)):
+        raise UploadError("ids out of range")
     if like is not None and (inputs.shape[1:] != like.shape[1:] or inputs.dtype != like.dtype):
-        raise UploadError("inputs of another shape or type than other clients'")
+        raise UploadError("inputs of another shape or type than the data set's")
     if inputs.dtype not in (torch.uint8, torch.float32):
         raise UploadError("inputs that are neither uint8 nor float32")
     if inputs.is_floating_point():

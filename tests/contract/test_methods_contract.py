@@ -57,7 +57,7 @@ def test_it_finishes_and_says_all_there_is_to_say(name, outcome):
         "accuracy_local_mean",
     ):
         assert 0 <= summary[key] <= 1
-    assert summary["accuracy_worst"] <= summary["accuracy_mean"]
+    assert summary["accuracy_worst"] <= summary["accuracy_mean"] + 1e-9  # rounding of a mean
 
 
 @every_method

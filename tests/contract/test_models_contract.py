@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedkd.models.base import initialised, models
+from fedkd.models.base import initialized, models
 
 every_model = pytest.mark.parametrize("name", models.names())
 SHAPE, N_CLASSES = (1, 28, 28), 7
@@ -13,7 +13,7 @@ SHAPE, N_CLASSES = (1, 28, 28), 7
 
 def _module(name, *, seed: int = 0):
     rng = torch.Generator().manual_seed(seed)
-    return initialised(models.get(name)(), SHAPE, N_CLASSES, rng=rng)
+    return initialized(models.get(name)(), SHAPE, N_CLASSES, rng=rng)
 
 
 def _images(n: int) -> torch.Tensor:

@@ -62,7 +62,7 @@ def test_a_global_seed_is_neither_needed_nor_heard(play, tiny, global_seed):
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("seed", ["partition", "initialisation", "training"])
+@pytest.mark.parametrize("seed", ["partition", "initialization", "training"])
 def test_every_separate_seed_matters(simulated, seed):
     moved = simulated(f"seeds.{seed}=9")
     assert moved.summary["result_hash"] != simulated().summary["result_hash"]

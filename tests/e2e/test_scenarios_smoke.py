@@ -18,7 +18,8 @@ def test_its_smoke_block_runs(name, tmp_path):
     assert (summary["status"], summary["rounds_done"]) == ("finished", scenario.rounds)
     assert summary["failures"] == 0
     assert summary["coverage"] == 1.0
-    assert 0 < summary["accuracy_worst"] <= summary["accuracy_mean"] <= 1
+    assert 0 < summary["accuracy_worst"] <= summary["accuracy_mean"] + 1e-9  # rounding of a mean
+    assert summary["accuracy_mean"] <= 1
     assert summary["teacher_accuracy"] > 0.1  # chance
     assert read_summary(folder)["result_hash"] == summary["result_hash"]
     table = read_metrics(folder)

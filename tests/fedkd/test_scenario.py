@@ -139,10 +139,10 @@ def test_a_control_that_pools_everything_has_one_participant():
 
 def test_each_seed_stands_alone():
     base = Scenario(seed=5)
-    assert {base.partition_seed(), base.initialisation_seed(), base.training_seed()} == {5}
+    assert {base.partition_seed(), base.initialization_seed(), base.training_seed()} == {5}
     apart = replace(base, seeds=Seeds(partition=0, training=8))
     assert apart.partition_seed() == 0
-    assert apart.initialisation_seed() == 5
+    assert apart.initialization_seed() == 5
     assert apart.training_seed() == 8
     assert apart.layout() == replace(base, seeds=Seeds(partition=0)).layout()
     assert apart.layout() != base.layout()

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fedkd.errors import ConfigError
-from fedkd.models.base import initialised
+from fedkd.models.base import initialized
 from fedkd.models.cnn_small import CNNSmall
 from fedkd.models.cnn_wide import CNNWide
 from fedkd.models.mlp import MLP
@@ -20,7 +20,7 @@ IMAGES = [(1, 28, 28), (3, 32, 32), (1, 8, 8), (2, 9, 31)]
     [(MLP(), (20,))] + [(model, shape) for model in [MLP(), *CONVOLUTIONAL] for shape in IMAGES],
 )
 def test_logits_have_one_column_a_class(model, shape):
-    module = initialised(model, shape, 7, rng=torch.Generator().manual_seed(0))
+    module = initialized(model, shape, 7, rng=torch.Generator().manual_seed(0))
     logits = module(torch.rand(3, *shape))
     assert logits.shape == (3, 7)
     logits.sum().backward()
@@ -29,7 +29,7 @@ def test_logits_have_one_column_a_class(model, shape):
 
 @pytest.mark.parametrize("model", [MLP(), *CONVOLUTIONAL])
 def test_an_example_is_treated_alike_in_any_batch(model):
-    module = initialised(model, (1, 28, 28), 10, rng=torch.Generator().manual_seed(0)).train()
+    module = initialized(model, (1, 28, 28), 10, rng=torch.Generator().manual_seed(0)).train()
     assert not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
     images = torch.rand(4, 1, 28, 28)
     torch.testing.assert_close(module(images)[:1], module(images[:1]), rtol=1e-4, atol=1e-5)
@@ -39,7 +39,7 @@ def test_an_example_is_treated_alike_in_any_batch(model):
 def test_weights_come_from_the_stream_and_from_no_global_seed(model):
     def weights(seed: int) -> list[torch.Tensor]:
         rng = torch.Generator().manual_seed(seed)
-        return list(initialised(model, (1, 8, 8), 3, rng=rng).state_dict().values())
+        return list(initialized(model, (1, 8, 8), 3, rng=rng).state_dict().values())
 
     torch.manual_seed(0)
     before, first = torch.get_rng_state(), weights(1)
