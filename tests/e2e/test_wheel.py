@@ -47,6 +47,7 @@ def test_wheel_runs_a_scenario_and_adds_no_generic_top_level_name(tmp_path: Path
     assert (elsewhere / summary["run_dir"] / "metrics.parquet").is_file()
     record = subprocess.run(
         [python, "-c", "import importlib.metadata as m; print(*m.files('fedkd'), sep='\\n')"],
+        cwd=elsewhere,  # from the checkout, its own metadata would be found
         check=True,
         capture_output=True,
         text=True,

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedkd import figures
 from fedkd.errors import ConfigError
+from fedkd.reports import figures
 from fedkd.reports.comparison import plan, run_plan
 from fedkd.reports.figures import comparison_figure, run_figure
 from fedkd.reports.plotting import FONT_SIZE, End, new_figure, save, write_ends
