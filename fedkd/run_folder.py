@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from fedkd.errors import ConfigError
@@ -59,22 +60,29 @@ class RunFolder:
         _write_json(path / "scenario.json", head)
         return RunFolder(path=path, scenario=scenario)
 
-    def record(self, stream: Iterator[RoundResult]) -> Iterator[RoundResult]:
-        """Pass the stream on and write it down; whatever ends it, the folder is complete."""
-        try:
-            for result in stream:
-                self.rounds.append(result)
-                self._append_event(result)
-                yield result
+    def __enter__(self) -> RunFolder:
+        """Open the folder for one run; leaving the block completes it, whatever ended the run."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Write the table and the summary."""
+        if kind is None:
             self.status = "finished"
-        except KeyboardInterrupt:
-            self.status = "interrupted"
-            raise
-        except BaseException:
-            self.status = "stopped"
-            raise
-        finally:
-            self._finish()
+        else:
+            self.status = "interrupted" if issubclass(kind, KeyboardInterrupt) else "stopped"
+        self._finish()
+
+    def record(self, stream: Iterator[RoundResult]) -> Iterator[RoundResult]:
+        """Pass the stream on and write every result down before it is seen."""
+        for result in stream:
+            self.rounds.append(result)
+            self._append_event(result)
+            yield result
 
     def summary(self) -> dict[str, Any]:
         """Return the run's figures as far as it went."""

@@ -57,7 +57,7 @@ def run_into(folder: RunFolder, *, show: Show) -> None:
     def consume(_: Scenario, stream: Iterator[RoundResult]) -> None:
         show(folder.record(stream))
 
-    with _client_errors_in(folder.path / "errors.log"):
+    with folder, _client_errors_in(folder.path / "errors.log"):
         fleet = fleet_in_memory(folder.scenario)
 
         def same_fleet(_: object) -> Any:

@@ -66,7 +66,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
     title = f"{summary['scenario']} · {summary['method']} · seed {summary['seed']}"
     table = Table(title=title, show_header=False, title_justify="left")
     table.add_column(style="bold")
-    table.add_column()
+    table.add_column(overflow="fold")
     for label, value in _lines(summary):
         table.add_row(label, value)
     return table

@@ -40,9 +40,10 @@ def record(scenario: Scenario, stream: Iterator[RoundResult]) -> None:
     """Record a run under ``$FEDKD_RUNS`` (default ``runs/``) and log a line a round."""
     folder = RunFolder.create(Path(os.environ.get("FEDKD_RUNS", "runs")), scenario)
     logger.info("run folder: %s", folder.path.resolve())
-    for result in folder.record(stream):
-        figures = summarise([result])
-        logger.info("round %d: accuracy %s", result.round, figures["accuracy_mean"])
+    with folder:
+        for result in folder.record(stream):
+            figures = summarise([result])
+            logger.info("round %d: accuracy %s", result.round, figures["accuracy_mean"])
     logger.info("result hash: %s", folder.summary()["result_hash"])
 
 

@@ -44,8 +44,9 @@ def _consume(folder: RunFolder, n_rounds: int, *, ending: BaseException | None =
         if ending is not None:
             raise ending
 
-    for _ in folder.record(stream()):
-        pass
+    with folder:
+        for _ in folder.record(stream()):
+            pass
 
 
 def test_a_finished_run_reads_back(tmp_path):
@@ -126,10 +127,14 @@ def test_a_run_without_a_round_is_readable(tmp_path):
 
 def test_an_interrupt_while_a_result_is_shown_counts_as_one(tmp_path):
     folder = RunFolder.create(tmp_path, SCENARIO)
-    stream = folder.record(iter([_round(1), _round(2)]))
-    next(stream)
+
+    def interrupted() -> None:
+        with folder:
+            for _ in folder.record(iter([_round(1), _round(2)])):
+                raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
-        stream.throw(KeyboardInterrupt())
+        interrupted()
     assert read_summary(folder.path)["status"] == "interrupted"
 
 
