@@ -1,8 +1,8 @@
 """Tune every method on one grid, on seeds that no reported figure uses, and say what each prefers.
 
 Runs ``fedkd compare`` for each point of the grid (finished runs are skipped), then prints one line
-a point and the best point of each method. The defaults of fedkd are the point with the best mean
-over methods and scenarios; docs/results holds what came out.
+a point, the best point of each method, and the mean over methods. docs/results holds what came out
+and reports each method at its own best point beside the common defaults.
 
     python bench/tuning.py OUT
 """
