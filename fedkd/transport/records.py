@@ -173,7 +173,10 @@ def _put_content(records: RecordDict, header: Header, content: Upload | Broadcas
     kind = "knowledge" if isinstance(content, Knowledge) else "consensus"
     n_rows = int(content.rows.max()) + 1 if len(content) else 0
     header |= {"n_rows": n_rows, "space": content.space.value, "temperature": content.temperature}
-    records[kind] = ArrayRecord({"scores": _array(content.scores)})
+    arrays = {"scores": _array(content.scores)}
+    if isinstance(content, Knowledge) and content.classes is not None:
+        arrays["classes"] = _array(content.classes)
+    records[kind] = ArrayRecord(arrays)
     masks = {"rows": _pack(content.rows, n_rows)}
     if isinstance(content, Knowledge) and bool((content.weights != 1).any()):
         masks["weights"] = _array(content.weights)
@@ -202,5 +205,10 @@ def _take_content(records: RecordDict, header: Header) -> Knowledge | Consensus 
     weighted = "weights" in arrays[MASKS]
     weights = _tensor(arrays[MASKS], "weights") if weighted else torch.ones(len(rows))
     return Knowledge(
-        rows=rows, scores=scores, weights=weights, space=space, temperature=temperature
+        rows=rows,
+        scores=scores,
+        weights=weights,
+        space=space,
+        temperature=temperature,
+        classes=_tensor(arrays[kind], "classes") if "classes" in arrays[kind] else None,
     )

@@ -43,6 +43,8 @@ def check_knowledge(upload: Upload | None, expected: Expected) -> Knowledge:
 def _check_shapes(upload: Knowledge, expected: Expected) -> None:
     if (upload.space, upload.temperature) != (expected.space, expected.temperature):
         raise UploadError("scores in another space or at another temperature")
+    if upload.classes is not None:
+        raise UploadError("a label space of its own, which no aggregator shipped can merge")
     if upload.scores.dtype != torch.float32 or upload.weights.dtype != torch.float32:
         raise UploadError("scores or weights are not float32")
     if upload.scores.shape != (len(upload.rows), expected.n_classes):

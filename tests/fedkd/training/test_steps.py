@@ -1,0 +1,133 @@
+"""A round of training takes the steps its recipe says, on the batches its stream orders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedkd.distillers.base import Distiller
+from fedkd.tasks import Classification
+from fedkd.training.recipe import OptimizerName, Order, Training
+from fedkd.training.steps import (
+    Examples,
+    Lesson,
+    Student,
+    accuracy,
+    batches,
+    distil_pass,
+    make_optimizer,
+    predict,
+    train_round,
+)
+from fedkd.types import Space
+
+TASK = Classification(3)
+RECIPE = Training(batch_size=4, learning_rate=0.05)
+
+
+@dataclass
+class Spy(Distiller):
+    """A distiller that counts its calls and the rows it was asked about."""
+
+    rows: list[int] = field(default_factory=list)
+    space = Space.LOGITS
+
+    @property
+    def teacher_temperature(self) -> float:
+        return 1.0
+
+    def loss(self, student_logits: Tensor, teacher_scores: Tensor) -> Tensor:
+        self.rows.append(len(student_logits))
+        return (student_logits - teacher_scores).square().mean(dim=1)
+
+
+def _student(recipe: Training = RECIPE) -> Student:
+    module = nn.Linear(5, 3)
+    with torch.no_grad():
+        for n, parameter in enumerate(module.parameters()):
+            parameter.copy_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter) + n)
+    return Student(module=module, optimizer=make_optimizer(module, recipe))
+
+
+def _examples(n: int) -> Examples:
+    inputs = torch.sin(torch.arange(5.0 * n)).view(n, 5)
+    return Examples(inputs=inputs, labels=torch.arange(n) % 3)
+
+
+def _lesson(n: int, distiller: Spy) -> Lesson:
+    inputs = torch.cos(torch.arange(5.0 * n)).view(n, 5)
+    return Lesson(inputs=inputs, scores=torch.zeros(n, 3), distiller=distiller)
+
+
+def _rng() -> torch.Generator:
+    return torch.Generator().manual_seed(1)
+
+
+def _steps(student: Student) -> int:
+    states = list(student.optimizer.state.values())
+    return int(states[0]["step"]) if states else 0
+
+
+@pytest.mark.parametrize(
+    ("n_private", "n_lesson", "order", "epochs", "steps", "asked"),
+    [
+        (10, 0, Order.INTERLEAVED, 2, 6, 0),
+        (10, 20, Order.INTERLEAVED, 1, 5, 5),
+        (20, 6, Order.INTERLEAVED, 1, 5, 5),
+        (8, 6, Order.INTERLEAVED, 3, 6, 6),
+        (10, 20, Order.SEQUENTIAL, 2, 5 + 6, 5),
+        (0, 10, Order.INTERLEAVED, 1, 3, 3),
+        (0, 0, Order.INTERLEAVED, 1, 0, 0),
+    ],
+)
+def test_a_round_takes_the_steps_of_its_recipe(n_private, n_lesson, order, epochs, steps, asked):
+    student, spy = _student(), Spy()
+    recipe = replace(RECIPE, order=order, local_epochs=epochs)
+    lesson = _lesson(n_lesson, spy) if n_lesson else None
+    train_round(student, _examples(n_private), lesson, recipe=recipe, task=TASK, rng=_rng())
+    assert _steps(student) == steps
+    assert len(spy.rows) == asked
+
+
+def test_an_interleaved_step_is_the_gradient_of_the_weighted_sum():
+    recipe = replace(RECIPE, optimizer=OptimizerName.SGD, batch_size=4, ce_weight=0.5)
+    private, lesson = _examples(4), _lesson(4, Spy())
+    student, expected = _student(recipe), _student(recipe)
+    train_round(student, private, lesson, recipe=recipe, task=TASK, rng=_rng())
+    own = TASK.loss(expected.module(private.inputs), private.labels).mean()
+    shared = lesson.distiller.loss(expected.module(lesson.inputs), lesson.scores).mean()
+    (0.5 * own + shared).backward()
+    for p in expected.module.parameters():
+        p.data -= recipe.learning_rate * p.grad
+    for got, wanted in zip(student.module.parameters(), expected.module.parameters(), strict=True):
+        assert torch.allclose(got, wanted, atol=1e-6)
+
+
+def test_a_distillation_pass_sees_every_row_once():
+    spy = Spy()
+    distil_pass(_student(), _lesson(10, spy), recipe=RECIPE, rng=_rng())
+    assert spy.rows == [4, 4, 2]
+
+
+def test_batches_are_a_permutation_of_the_rows():
+    parts = batches(10, 4, rng=_rng())
+    assert [len(part) for part in parts] == [4, 4, 2]
+    assert sorted(torch.cat(parts).tolist()) == list(range(10))
+
+
+def test_prediction_in_parts_equals_prediction_at_once():
+    student = _student()
+    inputs = _examples(1100).inputs
+    assert torch.allclose(predict(student.module, inputs), student.module(inputs), atol=1e-6)
+
+
+def test_accuracy_counts_right_answers_and_is_nan_for_none():
+    student, examples = _student(), _examples(7)
+    right = (student.module(examples.inputs).argmax(1) == examples.labels).sum().item()
+    assert accuracy(student.module, examples, task=TASK) == pytest.approx(right / 7)
+    assert accuracy(student.module, _examples(0), task=TASK) != accuracy(
+        student.module, _examples(0), task=TASK
+    )
