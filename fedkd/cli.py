@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 the run stopped or something failed; 2 the command or scen
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -252,5 +253,6 @@ def _complain(text: str) -> None:
 
 
 def main() -> None:
-    """Entry point of the console command."""
+    """Entry point of the console command; SIGTERM ends a run as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

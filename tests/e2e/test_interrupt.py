@@ -1,4 +1,4 @@
-"""Ctrl-C leaves a readable run folder, a line that says so and exit code 130."""
+"""Ctrl-C or SIGTERM leaves a readable run folder, a line that says so and exit code 130."""
 
 from __future__ import annotations
 
@@ -39,11 +39,14 @@ def _events(out: Path) -> int:
     return sum(len(p.read_text().splitlines()) for p in out.glob("*/events.jsonl"))
 
 
-@pytest.mark.parametrize("words", [["--quiet", "--json"], []])
-def test_an_interrupted_run_is_readable(tmp_path, words):
+@pytest.mark.parametrize(
+    ("words", "how"),
+    [(["--quiet", "--json"], signal.SIGINT), ([], signal.SIGINT), ([], signal.SIGTERM)],
+)
+def test_an_interrupted_run_is_readable(tmp_path, words, how):
     process = _start(tmp_path, *words)
     _wait(lambda: _events(tmp_path) >= 3, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert stdout == ""
