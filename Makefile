@@ -2,9 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-export HYDRA_FULL_ERROR := 0
+FULL_DATA := $(CURDIR)/.data/usr/share/datasets
 
-.PHONY: demo test test-slow check docs bench format clean
+.PHONY: demo test test-slow full-data check docs bench format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fedkd simulate scenario=noniid_strong
@@ -13,7 +13,14 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: $(VENV)/.installed-slow
-	$(BIN)/python -m pytest -m slow
+	-$(MAKE) full-data
+	FEDKD_DATA=$(FULL_DATA) $(BIN)/python -m pytest -m slow
+
+# Full FashionMNIST from Debian's package, without root; elsewhere see `fedkd data check`.
+full-data: $(FULL_DATA)/fashion-mnist
+$(FULL_DATA)/fashion-mnist:
+	mkdir -p .data
+	cd .data && apt-get download dataset-fashion-mnist && dpkg-deb -x dataset-fashion-mnist_*.deb .
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -32,7 +39,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist site *.egg-info
+	rm -rf $(VENV) .data build dist site *.egg-info
 
 $(VENV)/.installed: pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed"; exit 1; }

@@ -169,6 +169,7 @@ def test_build_script_refuses_other_files(tmp_path):
 FULL = Path(os.environ.get("FEDKD_DATA", "/usr/share/datasets")) / "fashion-mnist"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FULL.is_dir(), reason="needs Debian's dataset-fashion-mnist")
 def test_build_script_makes_the_shipped_file_again(tmp_path):
     # Compares arrays: another zlib may compress the same content to other bytes.
