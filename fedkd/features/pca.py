@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedkd.features.base import Features, Transform, features
 from fedkd.features.raw import flat, standardisation
+from fedkd.threads import one_thread
 
 
 @features.register("pca")
@@ -52,5 +53,6 @@ def _directions(rows: Tensor, n_components: int) -> Tensor:
 
     build: Any = Solver
     solver = build(n_components, random_state=0)
-    solver.fit(rows.cpu().numpy())
+    with one_thread():
+        solver.fit(rows.cpu().numpy())
     return torch.as_tensor(solver.components_, dtype=torch.float32)

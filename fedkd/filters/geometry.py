@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedkd.filters.base import ClientView
+from fedkd.threads import one_thread
 
 MIN_PRIVATE = 5
 """A client with fewer private rows gets no geometry: there is nothing to calibrate with."""
@@ -63,7 +62,7 @@ def centroids_of(rows: Tensor, n_clusters: int, *, rng: torch.Generator) -> Tens
     points = rows.cpu().numpy()
     distinct = len({point.tobytes() for point in points})
     solver = build(min(n_clusters, distinct), n_init=1, random_state=seed)
-    with _one_thread():
+    with one_thread():
         solver.fit(points)
     return torch.as_tensor(solver.cluster_centers_, dtype=torch.float32, device=rows.device)
 
@@ -79,15 +78,3 @@ def nearest(points: Tensor, centers: Tensor) -> Tensor:
         return points.new_full((points.shape[0],), torch.inf)
     pairs = torch.cdist(points, centers, compute_mode="use_mm_for_euclid_dist")
     return pairs.min(dim=1).values
-
-
-def _one_thread() -> AbstractContextManager[Any]:
-    """Keep KMeans to one thread: sums would depend on the cores, and workers fight over them."""
-    return _thread_pools().limit(limits=1)
-
-
-@cache
-def _thread_pools() -> Any:
-    from threadpoolctl import ThreadpoolController  # pyright: ignore[reportMissingTypeStubs]
-
-    return ThreadpoolController()
