@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from flwr.common.serde import array_record_to_proto, recorddict_to_proto
+from flwr.common.serde import recorddict_to_proto
 from torch import Tensor
 
 from fedkd.transport.messages import Action, Reply, Request
@@ -93,11 +93,13 @@ def read_reply(records: RecordDict) -> Reply:
 
 def count_bytes(records: RecordDict) -> dict[str, int]:
     """Return the serialised size by kind; the values add up to the whole serialised length."""
+    message = recorddict_to_proto(records)
     sizes = {
-        name: array_record_to_proto(record).ByteSize()
-        for name, record in records.array_records.items()
+        item.key: item.array_record.ByteSize()
+        for item in message.items
+        if item.HasField("array_record")
     }
-    total = recorddict_to_proto(records).ByteSize()
+    total = message.ByteSize()
     return sizes | {CONTROL: total - sum(sizes.values())}
 
 
@@ -105,11 +107,16 @@ Header = dict[str, int | float | str | bool]
 
 
 def _header(records: RecordDict) -> Header:
-    header = records.config_records.get(CONTROL)
-    if header is None or header.get("schema") != SCHEMA:
-        found = None if header is None else header.get("schema")
+    header = records.get(CONTROL)
+    if not isinstance(header, ConfigRecord) or header.get("schema") != SCHEMA:
+        found = header.get("schema") if isinstance(header, ConfigRecord) else None
         raise RecordError(f"message schema {found!r}; this fedkd reads {SCHEMA}")
     return dict(header)  # type: ignore[arg-type]
+
+
+def _arrays(records: RecordDict) -> dict[str, ArrayRecord]:
+    """Return the array records; Flower's own view of them checks every type again."""
+    return {name: record for name, record in records.items() if isinstance(record, ArrayRecord)}
 
 
 def _array(tensor: Tensor) -> Array:
@@ -147,7 +154,7 @@ def _put_proxy(records: RecordDict, header: Header, proxy: ProxySet | None) -> N
 
 
 def _take_proxy(records: RecordDict, header: Header, *, client: int) -> ProxySet | None:
-    record = records.array_records.get("proxy")
+    record = _arrays(records).get("proxy")
     if record is None:
         return None
     inputs, ids, owner = _tensor(record, "inputs"), _tensor(record, "ids"), None
@@ -184,7 +191,7 @@ def _put_content(records: RecordDict, header: Header, content: Upload | Broadcas
 
 
 def _take_content(records: RecordDict, header: Header) -> Knowledge | Consensus | Update | None:
-    arrays = records.array_records
+    arrays = _arrays(records)
     if "update" in arrays:
         tensors = {name: _tensor(arrays["update"], name) for name in arrays["update"]}
         return Update(arrays=tensors, weight=float(header["weight"]))
