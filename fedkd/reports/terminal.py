@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -128,8 +127,3 @@ def print_names(rows: list[tuple[str, str]]) -> None:
     for name, line in rows:
         table.add_row(name, line)
     Console().print(table)
-
-
-def is_run(path: Path) -> bool:
-    """Whether ``path`` looks like a run folder."""
-    return (path / "scenario.json").is_file()
