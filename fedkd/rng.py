@@ -6,6 +6,7 @@ initializers, dropout) runs inside :func:`borrowed`, which puts the global state
 
 from __future__ import annotations
 
+import secrets
 import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -30,6 +31,19 @@ def torch_stream(seed: int, purpose: str, *, round: int = 0, client: int = -1) -
     """Return the CPU torch generator of this (seed, purpose, round, client); -1 is the server."""
     state = _sequence(seed, purpose, round, client).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) >> 1)
+
+
+def noise_stream(
+    seed: int | None, purpose: str, *, round: int = 0, client: int = -1
+) -> torch.Generator:
+    """Return the generator of privacy noise: a stream of ``seed``, or a secret one for None.
+
+    A secret stream is seeded with 64 bits from the operating system; its output cannot be
+    repeated, and neither is safe against an attack on the generator itself.
+    """
+    if seed is None:
+        return torch.Generator().manual_seed(secrets.randbits(63))
+    return torch_stream(seed, purpose, round=round, client=client)
 
 
 @contextmanager

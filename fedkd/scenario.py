@@ -10,7 +10,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval
 
@@ -25,6 +25,7 @@ from fedkd.errors import ConfigError
 from fedkd.methods.base import CoDistillation, Holding, MessageKind, Method
 from fedkd.methods.edgefd import EdgeFD
 from fedkd.models.base import Model, models
+from fedkd.privacy.settings import Privacy, ServerView
 from fedkd.protectors.base import Protector
 from fedkd.protectors.none import NoProtection
 from fedkd.registry import build, describe
@@ -55,11 +56,17 @@ class Runtime:
 
 @dataclass(frozen=True, kw_only=True)
 class Seeds:
-    """Separate seeds; None takes the scenario's ``seed``."""
+    """Separate seeds; None takes the scenario's ``seed``.
+
+    Attributes:
+        noise: of all privacy noise and of DP-SGD's batches. ``secret`` draws it from the operating
+            system, as a real deployment must; such a run cannot be repeated bit by bit.
+    """
 
     partition: Annotated[int, Ge(0)] | None = None
     initialization: Annotated[int, Ge(0)] | None = None
     training: Annotated[int, Ge(0)] | None = None
+    noise: Annotated[int, Ge(0)] | Literal["secret"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +86,9 @@ class Scenario:
         models: one architecture for all clients, or how many clients use which.
         method: how they learn together.
         protector: what is done to knowledge before it leaves a client.
+        privacy: the budget, and DP-SGD.
+        server_view: whether the server sees every upload or only masked sums.
+        n_min: with masked sums, a row that fewer clients kept is never summed.
         training: local training, the same for every method.
         server_model: an architecture that the server distils from the consensus, or None.
         local_test_fraction: share of a client's examples kept for its own test.
@@ -100,6 +110,9 @@ class Scenario:
     models: str | dict[str, int] = "cnn_small"
     method: Method = field(default_factory=EdgeFD)
     protector: Protector = field(default_factory=NoProtection)
+    privacy: Privacy = field(default_factory=Privacy)
+    server_view: ServerView = ServerView.UPLOADS
+    n_min: Annotated[int, Ge(2)] = 3
     training: Training = field(default_factory=Training)
     server_model: Model | None = None
     local_test_fraction: Annotated[float, Interval(ge=0, lt=1)] = 0.1
@@ -174,6 +187,12 @@ class Scenario:
     def initialization_seed(self) -> int:
         """Return the seed of initial weights."""
         return self.seed if self.seeds.initialization is None else self.seeds.initialization
+
+    def noise_seed(self) -> int | None:
+        """Return the seed of privacy noise, None where it must be secret."""
+        if self.seeds.noise == "secret":
+            return None
+        return self.training_seed() if self.seeds.noise is None else self.seeds.noise
 
     def training_seed(self) -> int:
         """Return the seed of everything that happens after round 1 starts."""

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fedkd.privacy.events import Event, Uncounted
 from fedkd.registry import Registry
 from fedkd.types import Consensus, Knowledge, Space
 
@@ -52,6 +53,14 @@ class Aggregator(ABC):
     @abstractmethod
     def finish(self, state: Sums, *, rng: torch.Generator) -> Consensus:
         """Return the consensus; rows that nobody kept are absent."""
+
+    def event(self, *, n_rows: int) -> Event:
+        """Return what one consensus over ``n_rows`` proxy rows tells about a whole client.
+
+        The unit is one client whose upload is replaced by any other, or by none; the neighboring
+        consensus is seen by everybody but the server, which is trusted to add the noise.
+        """
+        return Uncounted("the consensus carries no noise")
 
     def aggregate(
         self, uploads: Sequence[Knowledge], *, n_rows: int, rng: torch.Generator

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedkd.features.base import Features
+from fedkd.privacy.events import Event, Nothing, Uncounted
 from fedkd.registry import Registry
 
 FilterState = dict[str, Tensor]
@@ -54,6 +55,12 @@ class Filter(ABC):
     reads_private: ClassVar[bool] = True
     oracle: ClassVar[bool] = False
     """True when the filter looks at proxy labels: a control, never deployed."""
+
+    def event(self) -> Event:
+        """Return what the choice of rows tells about one private record, once fitted."""
+        if self.reads_private or self.oracle:
+            return Uncounted("the choice of proxy rows is computed from private examples")
+        return Nothing()
 
     @property
     def space(self) -> Features | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
 from enum import StrEnum
 from typing import ClassVar, Protocol
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from fedkd.aggregators.base import Aggregator
 from fedkd.distillers.base import Distiller
 from fedkd.filters.base import Filter
+from fedkd.protectors.base import softened
 from fedkd.registry import Registry
 from fedkd.types import Broadcast, Consensus, Knowledge, Space, Update, Upload
 
@@ -143,9 +143,7 @@ class CoDistillation(Method):
             return upload
         if upload.space is Space.PROBS:
             raise ValueError("the distiller needs raw logits, but the protector made probabilities")
-        temperature = self.distiller.teacher_temperature
-        scores = torch.softmax(upload.scores / temperature, dim=1)
-        return replace(upload, scores=scores, space=Space.PROBS, temperature=temperature)
+        return softened(upload, temperature=self.distiller.teacher_temperature)
 
     def server_round(
         self, uploads: Sequence[Upload], *, n_rows: int, rng: torch.Generator

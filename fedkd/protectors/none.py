@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from fedkd.privacy.events import Event, Uncounted
 from fedkd.protectors.base import Context, Protector, protectors
 from fedkd.types import Knowledge
 
@@ -18,3 +19,7 @@ class NoProtection(Protector):
     def protect(self, knowledge: Knowledge, context: Context, *, rng: torch.Generator) -> Knowledge:
         """Return ``knowledge`` itself."""
         return knowledge
+
+    def event(self, *, n_rows: int) -> Event:
+        """Nothing bounds what the scores tell."""
+        return Uncounted("scores leave as they are")
