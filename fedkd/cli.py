@@ -17,6 +17,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fedkd.cli_privacy import privacy_app
+
 EXIT_FAILED, EXIT_USAGE, EXIT_DIFFERENT, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 app = typer.Typer(
@@ -28,6 +30,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Data sets on this machine.")
 app.add_typer(data_app, name="data")
+app.add_typer(privacy_app(lambda: _errors_explained()), name="privacy")
 
 
 class DeviceChoice(StrEnum):
@@ -63,6 +66,10 @@ def simulate(
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     smoke: Annotated[bool, typer.Option(help="The scenario's smallest honest run.")] = False,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(help="A folder of client privacy ledgers that outlive the run."),
+    ] = None,
     plugin: Plugins = None,
 ) -> None:
     """Run one scenario; the default is noniid_strong."""
@@ -76,7 +83,7 @@ def simulate(
 
         load_plugins(plugin or [])
         folder = new_run(compose(words, smoke=smoke), out=out)
-    _run(folder, as_json=as_json, quiet=quiet)
+    _run(folder, as_json=as_json, quiet=quiet, ledgers=ledger)
 
 
 @app.command()
@@ -209,7 +216,7 @@ def data_check() -> None:
         print_names(data_lines())
 
 
-def _run(folder: Any, *, as_json: bool, quiet: bool) -> dict[str, Any]:
+def _run(folder: Any, *, as_json: bool, quiet: bool, ledgers: Path | None = None) -> dict[str, Any]:
     """Run into a folder, show progress, print the table or the JSON line."""
     from fedkd.reports.terminal import print_summary, show_progress
     from fedkd.simulation import run_into, watch_quietly
@@ -218,7 +225,7 @@ def _run(folder: Any, *, as_json: bool, quiet: bool) -> dict[str, Any]:
         show_progress(folder.scenario, stream)
 
     with _errors_explained(f"; {folder.path} holds what was done"):
-        run_into(folder, show=watch_quietly if quiet else watch)
+        run_into(folder, show=watch_quietly if quiet else watch, ledgers=ledgers)
     summary = folder.summary()
     if as_json:
         typer.echo(json.dumps(summary))

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from fedkd.errors import ConfigError
+from fedkd.privacy.plan import planned
 from fedkd.registry import Registry, build, describe, did_you_mean, fields_of, registry_of, slot_of
 from fedkd.scenario import Scenario
 
@@ -25,7 +26,7 @@ Tree = dict[str, Any]
 
 
 def compose(overrides: Sequence[str] = (), *, smoke: bool = False) -> Scenario:
-    """Resolve overrides (Hydra grammar) on top of a scenario file.
+    """Resolve overrides (Hydra grammar) on top of a scenario file, privacy noise worked out.
 
     Args:
         overrides: may hold ``scenario=NAME`` once; the other keys are dotted paths into
@@ -50,7 +51,7 @@ def compose(overrides: Sequence[str] = (), *, smoke: bool = False) -> Scenario:
             parent[last] = _laid(kind, value, current=parent[last], path=key)
         else:
             plain.append(override.input_line or "")
-    return build(Scenario, _with_hydra(tree, plain), path="")
+    return planned(build(Scenario, _with_hydra(tree, plain), path=""))
 
 
 def shipped() -> list[str]:

@@ -13,3 +13,7 @@ class MissingDataError(FileNotFoundError):
 
 class RunStopped(RuntimeError):
     """The run cannot go on; the message says in which round and why."""
+
+
+class BudgetSpent(Exception):
+    """A client refuses to take part: the round would exceed its privacy budget."""

@@ -22,6 +22,7 @@ import pydantic
 from fedkd.errors import ConfigError
 
 T = TypeVar("T")
+C = TypeVar("C", bound=type[Any])
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
@@ -45,15 +46,15 @@ class Registry(Generic[T]):
         self._classes: dict[str, type[T]] = {}
         _FAMILIES[base] = self
 
-    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+    def register(self, name: str) -> Callable[[C], C]:
         """Class decorator: make a frozen dataclass available under ``name``."""
 
-        def enrol(cls: type[T]) -> type[T]:
+        def enrol(cls: C) -> C:
             if self._classes.get(name, cls).__module__ != cls.__module__:
                 raise ConfigError(
                     f"{self.family} {name!r} is registered twice; choose another name"
                 )
-            self._classes[name] = cls
+            self._classes[name] = typing.cast("type[T]", cls)
             return cls
 
         return enrol
@@ -81,7 +82,15 @@ _FAMILIES: dict[type, Registry[Any]] = {}
 
 
 def families() -> dict[str, Registry[Any]]:
-    """Return every family imported so far, by its noun."""
+    """Return every family, by its noun.
+
+    Imports all components: the families of their own slots are known only then.
+    """
+    known = 0
+    while known < len(_FAMILIES):
+        known = len(_FAMILIES)
+        for registry in tuple(_FAMILIES.values()):
+            registry.names()
     return {registry.family: registry for registry in _FAMILIES.values()}
 
 
@@ -105,6 +114,11 @@ def build(kind: Any, value: Any, *, path: str) -> Any:
     if value is None and optional:
         return None
     registry = registry_of(kind)
+    part = part_of(slot)
+    if part is not None:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{path}: {value!r} is not a list; write [{value!r}]")
+        return tuple(build(part, item, path=f"{path}[{n}]") for n, item in enumerate(value))
     if registry:
         settings = {"name": value} if isinstance(value, str) else value
         if not isinstance(settings, Mapping) or "name" not in settings:
@@ -124,6 +138,8 @@ def describe(component: object) -> Any:
         return component.value
     if isinstance(component, Mapping):
         return dict(component)
+    if isinstance(component, tuple):
+        return [describe(item) for item in component]
     if not dataclasses.is_dataclass(component):
         return component
     fields = {f.name: describe(getattr(component, f.name)) for f in dataclasses.fields(component)}
@@ -140,6 +156,15 @@ def slot_of(kind: Any) -> tuple[Any, bool]:
         inner = [arg for arg in args if arg is not type(None)]
         return (inner[0] if len(inner) == 1 else kind), True
     return kind, False
+
+
+def part_of(kind: Any) -> Any:
+    """Return the family or dataclass that ``kind`` is a tuple of any length of, else None."""
+    args = typing.get_args(kind)
+    if typing.get_origin(kind) is not tuple or len(args) != 2 or args[1] is not Ellipsis:
+        return None
+    known = registry_of(args[0]) or dataclasses.is_dataclass(slot_of(args[0])[0])
+    return args[0] if known else None
 
 
 @cache

@@ -50,13 +50,15 @@ class RoundResult:
         cohort: the clients that were asked.
         measurements: everything measured in the round.
         failures: clients that gave nothing usable.
+        left_out: clients drawn for the round whose privacy budget it would have exceeded.
         digest: SHA-256 of the round's broadcast; empty when there is none.
     """
 
     round: int
     cohort: list[int]
     measurements: list[Measurement]
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list[Failure])
+    left_out: list[int] = field(default_factory=list[int])
     digest: str = ""
 
 
@@ -73,6 +75,8 @@ def result_hash(rounds: Sequence[RoundResult]) -> str:
                 sha.update(f"{m.client} {m.name} {m.value.hex()}\n".encode())
         for failure in result.failures:
             sha.update(f"{failure.client} failed: {failure.reason}\n".encode())
+        if result.left_out:
+            sha.update(f"left out {result.left_out}\n".encode())
     return sha.hexdigest()[:16]
 
 
@@ -91,7 +95,7 @@ def summarise(rounds: Sequence[RoundResult]) -> dict[str, Any]:
             sizes[direction][kind] = sizes[direction].get(kind, 0) + int(m.value)
     timed = [m.value for m in table if m.name == "seconds" and m.round > 0]
     return {
-        "rounds_done": max((result.round for result in rounds), default=0),
+        "rounds_done": max((result.round for result in rounds if result.cohort), default=0),
         "accuracy_mean": _mean(accuracies),
         "accuracy_worst": min(accuracies, default=None),
         "accuracy_distilled_mean": _mean(latest(table, "accuracy_distilled")),
@@ -107,6 +111,7 @@ def summarise(rounds: Sequence[RoundResult]) -> dict[str, Any]:
         "bytes_by_kind": sizes,
         "seconds_per_round": _mean(timed),
         "failures": sum(len(result.failures) for result in rounds),
+        "left_out": sum(len(result.left_out) for result in rounds),
         "result_hash": result_hash(rounds),
     }
 

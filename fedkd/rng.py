@@ -38,12 +38,29 @@ def noise_stream(
 ) -> torch.Generator:
     """Return the generator of privacy noise: a stream of ``seed``, or a secret one for None.
 
-    A secret stream is seeded with 64 bits from the operating system; its output cannot be
-    repeated, and neither is safe against an attack on the generator itself.
+    A secret stream cannot be repeated. Neither is safe against an attack on the generator itself,
+    a Mersenne twister.
     """
-    if seed is None:
-        return torch.Generator().manual_seed(secrets.randbits(63))
-    return torch_stream(seed, purpose, round=round, client=client)
+    return _secret() if seed is None else torch_stream(seed, purpose, round=round, client=client)
+
+
+def _secret() -> torch.Generator:
+    """Return a generator whose whole state comes from the operating system.
+
+    ``manual_seed`` would not do: torch's CPU generator ignores all but 32 bits of a seed, which
+    can be tried out one by one.
+    """
+    rng = torch.Generator()
+    state = rng.get_state()
+    start = _STATE_HEADER
+    words = state[start : start + 8 * _STATE_WORDS].view(torch.int64)
+    drawn = np.frombuffer(secrets.token_bytes(4 * _STATE_WORDS), dtype=np.uint32)
+    words.copy_(torch.from_numpy(drawn.astype(np.int64)))
+    return rng.set_state(state)
+
+
+_STATE_HEADER, _STATE_WORDS = 24, 624
+"""Torch's CPU state: a header of three 64-bit fields, then the twister's words, 8 bytes each."""
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """The folder of one run: written while the run goes on, readable whenever it stops.
 
 Layout (schema 1, see docs/run_folder.md): ``scenario.json``, ``events.jsonl`` (one line a round,
-written at once), ``metrics.parquet`` (round, client, name, value), ``summary.json``,
+written at once), ``ledger.jsonl`` (privacy releases, written before each round),
+``metrics.parquet`` (round, client, name, value), ``summary.json``,
 ``errors.log`` (client tracebacks, if any), ``figures/``.
 """
 
@@ -20,10 +21,12 @@ from typing import Any
 
 from fedkd.errors import ConfigError
 from fedkd.privacy.claims import claim
+from fedkd.privacy.ledger import Ledger
 from fedkd.results import RoundResult, summarise
 from fedkd.scenario import Scenario, from_json, scenario_hash, to_json
 from fedkd.types import SCHEMA
 
+LEDGER = "ledger.jsonl"
 PACKAGES = ("fedkd", "flwr", "torch", "numpy", "scikit-learn", "pandas")
 
 
@@ -35,6 +38,7 @@ class RunFolder:
         path: the folder.
         scenario: what is run.
         rounds: the results so far.
+        ledger: what was released, in ``ledger.jsonl``, each line written before its round.
         status: ``running``, then ``finished``, ``interrupted`` (Ctrl-C) or ``stopped``.
     """
 
@@ -42,6 +46,7 @@ class RunFolder:
     scenario: Scenario
     rounds: list[RoundResult] = field(default_factory=list[RoundResult])
     status: str = "running"
+    ledger: Ledger = field(default_factory=Ledger)
     started: float = field(default_factory=time.perf_counter)
 
     @staticmethod
@@ -58,7 +63,7 @@ class RunFolder:
             "platform": {"python": platform.python_version(), "machine": platform.machine()},
         }
         _write_json(path / "scenario.json", head)
-        return RunFolder(path=path, scenario=scenario)
+        return RunFolder(path=path, scenario=scenario, ledger=Ledger(path=path / LEDGER))
 
     def __enter__(self) -> RunFolder:
         """Open the folder for one run; leaving the block completes it, whatever ended the run."""
@@ -86,7 +91,8 @@ class RunFolder:
 
     def summary(self) -> dict[str, Any]:
         """Return the run's figures as far as it went."""
-        privacy = claim(self.scenario)
+        asked = [(r.round, r.cohort) for r in self.rounds if r.round > 0]
+        privacy = claim(self.scenario, self.ledger, asked)
         return {
             "schema": SCHEMA,
             "status": self.status,
@@ -99,8 +105,11 @@ class RunFolder:
             "seconds": time.perf_counter() - self.started,
             "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "privacy_claim": privacy.sentence,
+            "privacy_level": privacy.level,
             "privacy_warnings": privacy.warnings,
             "epsilon": privacy.epsilon,
+            "delta": privacy.delta,
+            "unit": privacy.unit,
             "scenario_hash": scenario_hash(self.scenario),
             "run_dir": str(self.path),
         }
@@ -129,6 +138,14 @@ def read_summary(path: Path) -> dict[str, Any]:
 def read_scenario(path: Path) -> Scenario:
     """Return the scenario a run was made from."""
     return from_json(json.dumps(_read_json(path / "scenario.json")["scenario"]))
+
+
+def read_cohorts(path: Path) -> list[tuple[int, list[int]]]:
+    """Return the clients that every round asked, as far as the run got; empty for none."""
+    events = path / "events.jsonl"
+    lines = events.read_text(encoding="utf-8").splitlines() if events.exists() else []
+    asked = [json.loads(line) for line in lines if line.endswith("}")]
+    return [(event["round"], event["cohort"]) for event in asked if event["round"] > 0]
 
 
 def read_metrics(path: Path) -> Any:

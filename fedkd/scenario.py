@@ -25,12 +25,13 @@ from fedkd.errors import ConfigError
 from fedkd.methods.base import CoDistillation, Holding, MessageKind, Method
 from fedkd.methods.edgefd import EdgeFD
 from fedkd.models.base import Model, models
+from fedkd.privacy.preconditions import refusals
 from fedkd.privacy.settings import Privacy, ServerView
 from fedkd.protectors.base import Protector
 from fedkd.protectors.none import NoProtection
 from fedkd.registry import build, describe
 from fedkd.training.recipe import Training
-from fedkd.types import SCHEMA
+from fedkd.types import SCHEMA, Space
 
 
 class Device(StrEnum):
@@ -125,6 +126,8 @@ class Scenario:
         """Refuse mixes that cannot run, before anything is trained."""
         self._check_models()
         self._check_parts()
+        for refusal in refusals(self):
+            raise ConfigError(refusal)
         if self.cohort is not None and self.cohort > self.clients:
             raise ConfigError(f"cohort: {self.cohort} is more than clients={self.clients}")
         if self.method.message is MessageKind.UPDATE and len(set(self.client_models())) > 1:
@@ -142,10 +145,28 @@ class Scenario:
                     f"method: the distiller reads {space.value}, which the aggregator "
                     f"{describe(method.aggregator)['name']!r} cannot average; change one of them"
                 )
+            if space is Space.LOGITS and not self.protector.keeps_logits:
+                raise ConfigError(
+                    f"protector: {describe(self.protector)['name']!r} makes probabilities, but the "
+                    "method's distiller reads logits; use the distiller kl, or another protector"
+                )
+            self._check_protector(method.distiller.teacher_temperature)
         if self.server_model is not None and not speaks:
             raise ConfigError("server_model: this method makes no consensus to distil; use null")
         if not isinstance(self.protector, NoProtection) and not speaks:
             raise ConfigError("protector: this method sends no knowledge to protect; use none")
+
+    def _check_protector(self, temperature: float) -> None:
+        try:
+            self.protector.check(temperature=temperature)
+        except ConfigError as error:
+            raise ConfigError(f"protector: {error}") from None
+        told = self.protector.row_temperatures(temperature=temperature)
+        if told is not None and self.server_view is ServerView.SUMS:
+            raise ConfigError(
+                "protector: temperatures told row by row would leave beside the masked sums; use "
+                "server_temperature=agreed, or server_view=uploads"
+            )
 
     def _check_models(self) -> None:
         counts = {self.models: self.clients} if isinstance(self.models, str) else self.models

@@ -11,6 +11,8 @@ from typing import Any
 
 from fedkd.compose import compose
 from fedkd.data.federation import layout_rows
+from fedkd.privacy.ledger import Ledger
+from fedkd.privacy.plan import planned
 from fedkd.results import RoundResult
 from fedkd.run_folder import RunFolder
 from fedkd.scenario import Scenario, to_json
@@ -22,7 +24,11 @@ Show = Callable[[Iterator[RoundResult]], None]
 
 
 def simulate(
-    scenario: Scenario | Sequence[str], *, out: Path | str = "runs", show: Show | None = None
+    scenario: Scenario | Sequence[str],
+    *,
+    out: Path | str = "runs",
+    show: Show | None = None,
+    ledgers: Path | None = None,
 ) -> dict[str, Any]:
     """Run a scenario to its end and return its summary.
 
@@ -30,6 +36,8 @@ def simulate(
         scenario: a scenario, or the overrides that make one (``["scenario=iid", "rounds=3"]``).
         out: the folder in which the run folder is made.
         show: takes the stream of round results to its end; None is silent.
+        ledgers: a folder with the clients' privacy ledgers, so that what earlier runs on the same
+            data spent counts in this one; None starts with nothing spent.
 
     Returns:
         The keys of ``summary.json`` (docs/run_folder.md); ``run_dir`` is the run folder.
@@ -40,25 +48,25 @@ def simulate(
     """
     resolved = scenario if isinstance(scenario, Scenario) else compose(scenario)
     folder = new_run(resolved, out=Path(out))
-    run_into(folder, show=show or watch_quietly)
+    run_into(folder, show=show or watch_quietly, ledgers=ledgers)
     return folder.summary()
 
 
 def new_run(scenario: Scenario, *, out: Path) -> RunFolder:
     """Read the data and share it out, so that what cannot run leaves no folder; then make one."""
     layout_rows(scenario.layout())
-    return RunFolder.create(out, scenario)
+    return RunFolder.create(out, planned(scenario))
 
 
-def run_into(folder: RunFolder, *, show: Show) -> None:
+def run_into(folder: RunFolder, *, show: Show, ledgers: Path | None = None) -> None:
     """Run ``folder.scenario``, writing into ``folder`` as it goes."""
     build_client, fleet_in_memory = (_part(name) for name in CLIENT_PARTS)
 
-    def consume(_: Scenario, stream: Iterator[RoundResult]) -> None:
-        show(folder.record(stream))
+    def consume(_: Scenario, start: Callable[[Ledger], Iterator[RoundResult]]) -> None:
+        show(folder.record(start(folder.ledger)))
 
     with folder, _client_errors_in(folder.path / "errors.log"):
-        fleet = fleet_in_memory(folder.scenario)
+        fleet = fleet_in_memory(folder.scenario, ledgers)
 
         def same_fleet(_: object) -> Any:
             return fleet

@@ -53,6 +53,9 @@ class ProxySet:
         return self.inputs.shape[0]
 
 
+LOGIT_LIMIT = 1e4
+"""Largest magnitude of a logit that crosses."""
+
 NOBODY = -1
 """Owner of a proxy row whose contributor the reader is not told."""
 
@@ -67,7 +70,13 @@ class Knowledge:
         weights: float32 ``[n]`` in (0, 1]; a hard filter sends ones.
         space: what ``scores`` are.
         temperature: the divisor applied to the logits before the softmax (1 for logits).
-        classes: int64 ``[classes]``, the client's own label space, or None for the common one.
+        classes: int64 ``[classes]``, the client's own label space; or ``[n, k]``, the classes that
+            probabilities ``[n, k]`` are about, the rest being spread evenly over all others; or
+            None for the common label space.
+        bits: probabilities are whole multiples of 1 / (2^bits - 1) and travel as such; None for
+            any float32.
+        row_temperatures: float32 ``[n]``, each row's own divisor in place of ``temperature``, or
+            None when they all have that one. Tells the reader how private a row was thought to be.
     """
 
     rows: Tensor
@@ -76,6 +85,8 @@ class Knowledge:
     space: Space
     temperature: float = 1.0
     classes: Tensor | None = None
+    bits: int | None = None
+    row_temperatures: Tensor | None = None
 
     def __len__(self) -> int:
         return self.rows.shape[0]
@@ -104,6 +115,7 @@ class Consensus:
         space: what ``scores`` are.
         temperature: the temperature the scores were softened with.
         keepers: int64 ``[m]``, how many clients kept each row; None in the copy that clients get.
+        row_temperatures: float32 ``[m]``, each row's own in place of ``temperature``, or None.
     """
 
     rows: Tensor
@@ -111,6 +123,7 @@ class Consensus:
     space: Space
     temperature: float
     keepers: Tensor | None
+    row_temperatures: Tensor | None = None
 
     def __len__(self) -> int:
         return self.rows.shape[0]

@@ -34,9 +34,13 @@ def device_of(runtime: Runtime) -> torch.device:
     return torch.device(chosen.value)
 
 
-def fleet_in_memory(scenario: Scenario) -> Fleet:
-    """Return a fleet whose clients live as long as this process."""
-    return Fleet(scenario, MemoryStore(), device=device_of(scenario.runtime))
+def fleet_in_memory(scenario: Scenario, ledgers: Path | None = None) -> Fleet:
+    """Return a fleet whose clients live as long as this process.
+
+    ``ledgers`` is a folder of privacy ledgers that outlive it.
+    """
+    device = device_of(scenario.runtime)
+    return Fleet(scenario, MemoryStore(), device=device, ledgers=ledgers)
 
 
 @lru_cache(maxsize=1)
@@ -48,14 +52,17 @@ def fleet_on_disk(context: Context) -> Fleet:
     """Return a fleet whose clients keep their state in files, for processes that come and go.
 
     The folder is ``state-dir`` of the node's config, else ``$FEDKD_STATE_DIR``, else one under
-    the system's temporary folder; a run has its own folder in it.
+    the system's temporary folder; a run has its own folder in it. Privacy ledgers belong to the
+    data, not to a run: a folder that was named keeps them across runs, in ``ledgers``.
     """
     scenario = _scenario(str(context.run_config[SCENARIO_KEY]))
     torch.set_num_threads(scenario.runtime.threads)
     named = context.node_config.get("state-dir") or os.environ.get("FEDKD_STATE_DIR")
     base = Path(str(named)) if named else Path(tempfile.gettempdir()) / f"fedkd-{os.getuid()}"
-    store = FileStore(base / f"run-{context.run_id}")
-    return Fleet(scenario, store, device=device_of(scenario.runtime))
+    run = base / f"run-{context.run_id}"
+    ledgers = (base if named else run) / "ledgers"
+    device = device_of(scenario.runtime)
+    return Fleet(scenario, FileStore(run), device=device, ledgers=ledgers)
 
 
 def build_app(fleet_for: Callable[[Context], Fleet]) -> ClientApp:
@@ -78,6 +85,9 @@ def build_app(fleet_for: Callable[[Context], Fleet]) -> ClientApp:
         (app.query, "hello"),
         (app.train, "contribute"),
         (app.train, "round"),
+        (app.train, "keys"),
+        (app.train, "counts"),
+        (app.train, "scores"),
         (app.query, "measure"),
     ):
         register(name)(answer)

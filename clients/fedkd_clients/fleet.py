@@ -5,27 +5,49 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 
 import torch
 
 from fedkd.data.federation import load
-from fedkd.protectors.base import Context
-from fedkd.rng import torch_stream
+from fedkd.methods.base import CoDistillation
+from fedkd.privacy.ledger import Release
+from fedkd.privacy.releases import releases
+from fedkd.privacy.settings import ServerView
+from fedkd.protectors.base import Context, dense
+from fedkd.rng import noise_stream
 from fedkd.scenario import Scenario
 from fedkd.training.steps import Examples
 from fedkd.transport.messages import Action, Reply, Request
-from fedkd.types import Consensus, Knowledge, ProxySet, Upload
+from fedkd.types import Consensus, Knowledge, ProxySet, ProxySource, Upload
 from fedkd_clients.learner import SerialLearner
+from fedkd_clients.masking import Masking, MaskingError
 from fedkd_clients.private_data import contribution
+from fedkd_clients.spending import Spending
 from fedkd_clients.store import ClientStore
 
 
 class Fleet:
-    """Handles requests to any number of clients that share one process and one scenario."""
+    """Handles requests to any number of clients that share one process and one scenario.
 
-    def __init__(self, scenario: Scenario, store: ClientStore, *, device: torch.device) -> None:
+    Args:
+        scenario: with every noise multiplier known.
+        store: where clients keep their state.
+        device: where they compute.
+        ledgers: where their privacy ledgers outlive this process; None keeps them in memory.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        store: ClientStore,
+        *,
+        device: torch.device,
+        ledgers: Path | None = None,
+    ) -> None:
         self._scenario, self._device = scenario, device
+        self._spending = Spending(scenario, ledgers)
         self._learner = SerialLearner(scenario, store, device=device)
         self._proxy_inputs: dict[int, torch.Tensor] = {}
 
@@ -39,6 +61,9 @@ class Fleet:
             Action.HELLO: self._hello,
             Action.CONTRIBUTE: self._contribute,
             Action.ROUND: self._round,
+            Action.KEYS: self._keys,
+            Action.COUNTS: self._counts,
+            Action.SCORES: self._scores,
             Action.MEASURE: self._measure,
         }
         self._learner.round = requests[0].round
@@ -48,6 +73,8 @@ class Fleet:
         return [Reply(client=request.client) for request in requests]
 
     def _contribute(self, requests: Sequence[Request]) -> list[Reply]:
+        if self._scenario.proxy.source is not ProxySource.POOLED:
+            raise PermissionError("this scenario shares no private example in clear")
         return [
             Reply(
                 client=request.client,
@@ -60,15 +87,91 @@ class Fleet:
         for request in requests:
             if request.proxy is not None:
                 self._receive_proxy(request.client, request.proxy)
+            if self._sums:
+                self._begin(request)
         clients, incoming = [request.client for request in requests], requests[0].incoming
+        for client in clients:
+            self._learner.take_events(client)  # of a round that failed; it stays charged
+        charged = [self._charge(request) for request in requests]
         uploads = self._scenario.method.client_round(self._learner, clients, incoming)
+        for client, planned in zip(clients, charged, strict=True):
+            self._spending.verify(client, self._learner.take_events(client), planned)
         replies = [
-            Reply(client=request.client, upload=self._leaving(request, upload))
+            self._answer(request, self._leaving(request, upload))
             for request, upload in zip(requests, uploads, strict=True)
         ]
         for client in clients:
             self._learner.keep(client)
         return replies
+
+    def _charge(self, request: Request) -> list[Release]:
+        """Write the round down in the client's own ledger, before anything private is touched."""
+        state = self._learner.state(request.client)
+        planned = releases(
+            self._scenario,
+            n_rows=0 if state.proxy is None else len(state.proxy),
+            first=state.weights is None,
+        )
+        return self._spending.charge(request.client, planned, round=request.round)
+
+    @property
+    def _sums(self) -> bool:
+        """Whether uploads stay here and only masked sums of them leave."""
+        return self._scenario.server_view is ServerView.SUMS
+
+    def _answer(self, request: Request, upload: Upload | None) -> Reply:
+        if not self._sums:
+            return Reply(client=request.client, upload=upload)
+        if not isinstance(upload, Knowledge):
+            raise MaskingError("masked sums are over knowledge, and this method makes none")
+        masking, n_rows = self._masking(request), self._n_rows(request)
+        masking.hold(upload, n_rows=n_rows, n_classes=self._learner.task.n_classes)
+        return Reply(client=request.client, masked=masking.counts(n_rows=n_rows))
+
+    def _keys(self, requests: Sequence[Request]) -> list[Reply]:
+        return [
+            self._kept(Reply(client=request.client, key=self._masking(request).public_key()))
+            for request in requests
+        ]
+
+    def _counts(self, requests: Sequence[Request]) -> list[Reply]:
+        replies: list[Reply] = []
+        for request in requests:
+            self._begin(request)
+            words = self._masking(request).counts(n_rows=self._n_rows(request))
+            replies.append(self._kept(Reply(client=request.client, masked=words)))
+        return replies
+
+    def _scores(self, requests: Sequence[Request]) -> list[Reply]:
+        replies: list[Reply] = []
+        for request in requests:
+            masking, n_rows = self._masking(request), self._n_rows(request)
+            words = masking.scores(request.roll, round=request.round, n_rows=n_rows)
+            replies.append(self._kept(Reply(client=request.client, masked=words)))
+        return replies
+
+    def _begin(self, request: Request) -> None:
+        masking, client = self._masking(request), request.client
+        if request.keys is not None:
+            masking.learn(request.keys, client=client)
+        n_min = self._scenario.n_min
+        masking.begin(request.roll, client=client, round=request.round, n_min=n_min)
+
+    def _masking(self, request: Request) -> Masking:
+        if not self._sums:
+            raise MaskingError("this scenario has no masked sums; set server_view=sums")
+        return self._learner.state(request.client).masking
+
+    def _n_rows(self, request: Request) -> int:
+        proxy = self._learner.state(request.client).proxy
+        if proxy is None:
+            raise MaskingError("sums over a proxy set that was never sent")
+        return len(proxy)
+
+    def _kept(self, reply: Reply) -> Reply:
+        """Store the client's state before its reply can leave, so that no mask is used twice."""
+        self._learner.keep(reply.client)
+        return reply
 
     def _leaving(self, request: Request, upload: Upload | None) -> Upload | None:
         """Protect and encode: the last thing done to an upload on the client's side."""
@@ -77,12 +180,21 @@ class Fleet:
         proxy = self._learner.state(request.client).proxy
         if proxy is None:
             raise RuntimeError(f"client {request.client} has knowledge but no proxy set")
-        incoming = request.incoming if isinstance(request.incoming, Consensus) else None
-        seed = self._scenario.training_seed()
-        rng = torch_stream(seed, "protection", round=request.round, client=request.client)
-        surroundings = Context(proxy=proxy, consensus=incoming)
-        protected = self._scenario.protector.protect(upload, surroundings, rng=rng)
-        return self._scenario.method.encode(protected)
+        method, protector, client = self._scenario.method, self._scenario.protector, request.client
+        seed = self._scenario.noise_seed()
+        rng = noise_stream(seed, "protection", round=request.round, client=client)
+        surroundings = Context(
+            proxy=proxy,
+            consensus=request.incoming if isinstance(request.incoming, Consensus) else None,
+            temperature=method.distiller.teacher_temperature
+            if isinstance(method, CoDistillation)
+            else 1.0,
+            closeness=partial(self._learner.closeness, client) if protector.reads_private else None,
+        )
+        leaving = method.encode(protector.protect(upload, surroundings, rng=rng))
+        if self._sums and isinstance(leaving, Knowledge):  # sums are over all classes
+            return dense(leaving, n_classes=self._learner.task.n_classes)
+        return leaving
 
     def _receive_proxy(self, client: int, proxy: ProxySet) -> None:
         inputs = self._proxy_inputs.setdefault(proxy.version, proxy.inputs.to(self._device))

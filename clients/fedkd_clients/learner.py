@@ -12,10 +12,13 @@ from torch import Tensor
 from fedkd.data.federation import load, true_labels
 from fedkd.distillers.base import Distiller
 from fedkd.features.base import Features, Transform
+from fedkd.features.pca import PCA
 from fedkd.filters.base import ClientView, Filter
 from fedkd.models.base import initialized, models
-from fedkd.rng import borrowed, torch_stream
+from fedkd.privacy.events import Event, Nothing
+from fedkd.rng import borrowed, noise_stream, torch_stream
 from fedkd.scenario import Scenario
+from fedkd.scorers.density import closeness
 from fedkd.tasks import Classification, Task
 from fedkd.training.steps import (
     Examples,
@@ -42,6 +45,7 @@ class SerialLearner:
         self._architectures = scenario.client_models()
         self._live: dict[int, ClientState] = {}
         self._spaces: dict[tuple[Features, int], tuple[Transform, Tensor]] = {}
+        self._spent: dict[int, list[Event]] = {}
         self.task: Task = Classification(arrays.n_classes)
 
         @cache
@@ -75,18 +79,11 @@ class SerialLearner:
     def fit(
         self, clients: Sequence[int], teacher: Consensus | None, distiller: Distiller | None
     ) -> None:
-        """Train each client for one round."""
+        """Train each client for one round; through DP-SGD where the scenario says so."""
+        train = self._train_privately if self._scenario.privacy.dp_sgd else self._train
         for client in clients:
-            rng = self._stream("training", client)
             with borrowed(self._stream("module", client)):
-                train_round(
-                    self.state(client).student,
-                    self.private(client).train,
-                    self._lesson(client, teacher, distiller),
-                    recipe=self._scenario.training,
-                    task=self.task,
-                    rng=rng,
-                )
+                train(client, self._lesson(client, teacher, distiller))
 
     def distill(self, clients: Sequence[int], teacher: Consensus, distiller: Distiller) -> None:
         """Take one pass over the teacher."""
@@ -110,15 +107,23 @@ class SerialLearner:
             for client, some in zip(clients, rows, strict=True)
         ]
 
+    def take_events(self, client: int) -> list[Event]:
+        """Return what the client's private examples were really used for since the last call."""
+        return self._spent.pop(client, [])
+
     def parameters(self, clients: Sequence[int]) -> list[Update]:
-        """Return copies of the parameters, weighted by example counts."""
+        """Return copies of the parameters, weighted by example counts; with DP-SGD, equally.
+
+        The number of examples is private, and no mechanism pays for it.
+        """
+        private = self._scenario.privacy.dp_sgd
         return [
             Update(
                 arrays={
                     name: value.detach().clone()
                     for name, value in self.state(client).student.module.state_dict().items()
                 },
-                weight=float(len(self.private(client).train)),
+                weight=1.0 if private else float(len(self.private(client).train)),
             )
             for client in clients
         ]
@@ -128,9 +133,46 @@ class SerialLearner:
         for client in clients:
             self.state(client).student.module.load_state_dict(update.arrays)
 
+    def closeness(self, client: int) -> Tensor:
+        """Return how close each proxy row lies to the client's examples, float32 ``[proxy]``.
+
+        Between 0 and 1, by distances after PCA. Privacy: reads private examples directly.
+        """
+        transform, shared = self._features(PCA(), self._proxy(client))
+        return closeness(transform(self.private(client).train.inputs), shared)
+
     def accuracy(self, client: int, examples: Examples) -> float:
         """Return the share of ``examples`` the client's model gets right (NaN for none)."""
         return accuracy(self.state(client).student.module, examples, task=self.task)
+
+    def _train(self, client: int, lesson: Lesson | None) -> None:
+        train_round(
+            self.state(client).student,
+            self.private(client).train,
+            lesson,
+            recipe=self._scenario.training,
+            task=self.task,
+            rng=self._stream("training", client),
+        )
+
+    def _train_privately(self, client: int, lesson: Lesson | None) -> None:
+        from fedkd_clients.dp_training import Streams, dp_train_round  # seconds to import
+
+        streams = Streams(
+            sampling=self._secret("dp-sampling", client),
+            noise=self._secret("dp-noise", client),
+            module=self._secret("dp-module", client),
+            order=self._stream("training", client),
+        )
+        event = dp_train_round(
+            self.state(client).student,
+            self.private(client).train,
+            lesson,
+            scenario=self._scenario,
+            task=self.task,
+            streams=streams,
+        )
+        self._spent.setdefault(client, []).append(event)
 
     def _fresh(self, client: int) -> ClientState:
         seed = self._scenario.initialization_seed()
@@ -155,6 +197,10 @@ class SerialLearner:
         seed = self._scenario.training_seed()
         return torch_stream(seed, purpose, round=self.round, client=client)
 
+    def _secret(self, purpose: str, client: int) -> torch.Generator:
+        seed = self._scenario.noise_seed()
+        return noise_stream(seed, purpose, round=self.round, client=client)
+
     def _proxy(self, client: int) -> ProxySet:
         proxy = self.state(client).proxy
         if proxy is None:
@@ -167,16 +213,25 @@ class SerialLearner:
         if teacher is None or distiller is None:
             return None
         rows = teacher.rows.to(self._device)
-        scores = teacher.scores.to(self._device)
-        return Lesson(inputs=self._proxy(client).inputs[rows], scores=scores, distiller=distiller)
+        told = teacher.row_temperatures
+        return Lesson(
+            inputs=self._proxy(client).inputs[rows],
+            scores=teacher.scores.to(self._device),
+            distiller=distiller,
+            row_temperatures=None if told is None else told.to(self._device),
+        )
 
     def _weights(self, client: int, filter: Filter) -> Tensor:
         state = self.state(client)
         if state.weights is None:
-            view = self._view(client, filter)
-            seed = self._scenario.training_seed()
-            fitted = filter.fit(view, rng=torch_stream(seed, "filter", client=client))
+            view, event = self._view(client, filter), filter.event()
+            rng = torch_stream(self._scenario.training_seed(), "filter", client=client)
+            if filter.reads_private and event.counted:
+                rng = self._secret("filter", client)
+            fitted = filter.fit(view, rng=rng)
             state.weights = filter.weights(fitted, view).to(self._device)
+            if event != Nothing():
+                self._spent.setdefault(client, []).append(event)
         return state.weights
 
     def _view(self, client: int, filter: Filter) -> ClientView:
@@ -198,6 +253,7 @@ class SerialLearner:
             proxy=shared,
             own=own,
             labels=data.train.labels,
+            n_classes=self.task.n_classes,
             proxy_labels=labels,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fedkd.training.steps import Student
 from fedkd.types import SCHEMA, ProxySet, ProxySource
+from fedkd_clients.masking import Masking
 
 
 @dataclass(eq=False, kw_only=True)
@@ -25,11 +26,13 @@ class ClientState:
         student: its model and optimiser.
         proxy: the proxy set it was sent, or None before that.
         weights: its filter's weights for that proxy set, once fitted.
+        masking: its keys and held upload, where the server sees masked sums only.
     """
 
     student: Student
     proxy: ProxySet | None = None
     weights: Tensor | None = None
+    masking: Masking = field(default_factory=Masking)
 
 
 class ClientStore(Protocol):
@@ -71,6 +74,7 @@ class FileStore:
         tensors, facts = _read(path)
         _restore_student(state.student, tensors)
         state.weights = tensors.get("weights")
+        state.masking = Masking.from_tensors(tensors)
         version = facts["proxy_version"]
         if version is not None:
             state.proxy = self._proxy(client, version)
@@ -78,7 +82,7 @@ class FileStore:
 
     def put(self, client: int, state: ClientState) -> None:
         """Write the state, and the proxy set if this version is not on disk yet."""
-        tensors = _student_tensors(state.student)
+        tensors = _student_tensors(state.student) | state.masking.tensors()
         if state.weights is not None:
             tensors["weights"] = state.weights
         version = None

@@ -24,6 +24,7 @@ class Sums:
         scores: float64 ``[proxy, classes]``, weighted sum of scores.
         mass: float64 ``[proxy]``, sum of weights.
         keepers: int64 ``[proxy]``, number of uploads that hold the row.
+        row_temperatures: float64 ``[proxy]``, weighted sum of told temperatures, or None.
     """
 
     scores: Tensor
@@ -31,6 +32,7 @@ class Sums:
     keepers: Tensor
     space: Space
     temperature: float
+    row_temperatures: Tensor | None = None
 
 
 class Aggregator(ABC):
@@ -38,9 +40,12 @@ class Aggregator(ABC):
 
     Attributes:
         spaces: the score spaces it can average.
+        linear: ``partial`` is ``mean.weighted_sums`` and ``merge`` adds, so that :meth:`finish`
+            may be given sums that were taken elsewhere, under masks.
     """
 
     spaces: ClassVar[frozenset[Space]] = frozenset(Space)
+    linear: ClassVar[bool] = False
 
     @abstractmethod
     def partial(self, upload: Knowledge, *, n_rows: int) -> Sums:
@@ -68,7 +73,8 @@ class Aggregator(ABC):
         """Fold one round's uploads; ValueError when spaces or temperatures differ or none came."""
         if not uploads:
             raise ValueError("no uploads to aggregate")
-        if len({(upload.space, upload.temperature) for upload in uploads}) > 1:
+        kinds = {(u.space, u.temperature, u.row_temperatures is None) for u in uploads}
+        if len(kinds) > 1:
             raise ValueError("uploads mix score spaces or temperatures; they cannot be averaged")
         parts = (self.partial(upload, n_rows=n_rows) for upload in uploads)
         return self.finish(reduce(self.merge, parts), rng=rng)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -16,6 +17,7 @@ def weighted_sums(upload: Knowledge, *, n_rows: int) -> Sums:
     empty = torch.zeros(
         n_rows, upload.scores.shape[1], dtype=torch.float64, device=upload.scores.device
     )
+    told = upload.row_temperatures
     return Sums(
         scores=empty.index_add(0, upload.rows, upload.scores.double() * weights[:, None]),
         mass=empty[:, 0].index_add(0, upload.rows, weights),
@@ -24,17 +26,24 @@ def weighted_sums(upload: Knowledge, *, n_rows: int) -> Sums:
         ),
         space=upload.space,
         temperature=upload.temperature,
+        row_temperatures=None
+        if told is None
+        else empty[:, 0].index_add(0, upload.rows, told.double() * weights),
     )
 
 
 def add(left: Sums, right: Sums) -> Sums:
     """Return the sums over both sets of uploads."""
+    told = None
+    if left.row_temperatures is not None and right.row_temperatures is not None:
+        told = left.row_temperatures + right.row_temperatures
     return Sums(
         scores=left.scores + right.scores,
         mass=left.mass + right.mass,
         keepers=left.keepers + right.keepers,
         space=left.space,
         temperature=left.temperature,
+        row_temperatures=told,
     )
 
 
@@ -42,12 +51,14 @@ def mean_of(state: Sums) -> Consensus:
     """Return the weighted mean of every row with a keeper; the other rows are absent."""
     rows = torch.nonzero(state.keepers > 0).flatten()
     scores = state.scores[rows] / state.mass[rows, None]
+    told = state.row_temperatures
     return Consensus(
         rows=rows,
         scores=scores.float(),
         space=state.space,
         temperature=state.temperature,
         keepers=state.keepers[rows],
+        row_temperatures=None if told is None else (told[rows] / state.mass[rows]).float(),
     )
 
 
@@ -55,6 +66,8 @@ def mean_of(state: Sums) -> Consensus:
 @dataclass(frozen=True)
 class Mean(Aggregator):
     """Mean of the scores of a row's keepers, weighted by the weights they sent."""
+
+    linear: ClassVar[bool] = True
 
     def partial(self, upload: Knowledge, *, n_rows: int) -> Sums:
         """Return one upload's sums."""

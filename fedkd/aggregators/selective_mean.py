@@ -6,7 +6,7 @@ The server selector of Selective-FD, Shao et al. 2024, https://arxiv.org/abs/230
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Gt, Le
@@ -34,6 +34,7 @@ class SelectiveMean(Aggregator):
         ambiguity: in (0, 2]; 2 drops nothing, as in the authors' released demo.
     """
 
+    linear: ClassVar[bool] = True
     ambiguity: Annotated[float, Gt(0), Le(OFF)] = OFF
 
     def partial(self, upload: Knowledge, *, n_rows: int) -> Sums:
@@ -56,11 +57,12 @@ class SelectiveMean(Aggregator):
             return mean
         one_hot = functional.one_hot(mean.scores.argmax(dim=1), mean.scores.shape[1])
         clear = (mean.scores - one_hot).abs().sum(dim=1) < self.ambiguity
-        rows = mean.rows[clear]
+        rows, told = mean.rows[clear], mean.row_temperatures
         return Consensus(
             rows=rows,
             scores=mean.scores[clear],
             space=mean.space,
             temperature=mean.temperature,
             keepers=state.keepers[rows],
+            row_temperatures=None if told is None else told[clear],
         )

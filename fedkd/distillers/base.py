@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from fedkd.errors import ConfigError
 from fedkd.registry import Registry
 from fedkd.types import Space
 
@@ -25,6 +26,19 @@ class Distiller(ABC):
     @abstractmethod
     def loss(self, student_logits: Tensor, teacher_scores: Tensor) -> Tensor:
         """Return the loss of each row, ``[n]``, from two ``[n, classes]`` tensors."""
+
+    def loss_at(
+        self, student_logits: Tensor, teacher_scores: Tensor, temperatures: Tensor
+    ) -> Tensor:
+        """Return the loss with each row's own teacher temperature, ``[n]``.
+
+        Raises:
+            ConfigError: the distiller knows one temperature only.
+        """
+        raise ConfigError(
+            f"the distiller {distillers.name_of(self)!r} cannot follow temperatures told row by "
+            "row; use the distiller kl, or server_temperature=agreed"
+        )
 
 
 distillers = Registry("distiller", Distiller, package="fedkd.distillers")

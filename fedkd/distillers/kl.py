@@ -31,3 +31,11 @@ class KL(Distiller):
         student = functional.log_softmax(student_logits / self.temperature, dim=1)
         rows = functional.kl_div(student, teacher_scores, reduction="none").sum(dim=1)
         return self.temperature**2 * rows
+
+    def loss_at(
+        self, student_logits: Tensor, teacher_scores: Tensor, temperatures: Tensor
+    ) -> Tensor:
+        """Return T^2 KL at each row's own T in place of the student's."""
+        student = functional.log_softmax(student_logits / temperatures[:, None], dim=1)
+        rows = functional.kl_div(student, teacher_scores, reduction="none").sum(dim=1)
+        return temperatures**2 * rows

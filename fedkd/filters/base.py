@@ -28,6 +28,7 @@ class ClientView:
         proxy: float32 ``[m, d]``, features of the proxy set.
         own: bool ``[m]``, True where the proxy row is this client's own contribution.
         labels: int64 ``[n]``, private labels.
+        n_classes: how many classes the task has, held or not; public.
         proxy_labels: int64 ``[m]``, true labels of the proxy rows; None unless the filter is
             declared an oracle.
     """
@@ -37,6 +38,7 @@ class ClientView:
     proxy: Tensor
     own: Tensor
     labels: Tensor
+    n_classes: int | None = None
     proxy_labels: Tensor | None = None
 
     @property

@@ -1,35 +1,202 @@
-"""What may be said about a run's privacy; every table and report takes its sentence from here."""
+"""What may be said about a run's privacy; every table and report takes its sentence from here.
+
+The ladder: 0 nothing; 1 noise without a useful guarantee; 2 a guarantee for every record, by
+DP-SGD on the clients; 3 a guarantee for every client, by noise that the trusted server adds.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from fedkd.methods.base import MessageKind
+from fedkd.privacy.accounting import epsilon
+from fedkd.privacy.events import Uncounted, Unit
+from fedkd.privacy.ledger import Channel, Ledger
+from fedkd.privacy.preconditions import refusals
+from fedkd.privacy.releases import SCORES, Guard, guard
+from fedkd.privacy.settings import ServerView
+from fedkd.protectors.none import NoProtection
 from fedkd.scenario import Scenario
 from fedkd.types import ProxySource
 
+NONE = "no formal guarantee"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Claim:
-    """The permitted sentence.
+    """The permitted sentence and what it rests on.
 
     Attributes:
+        level: rung of the ladder, 0 to 3.
         sentence: what the summary prints.
-        epsilon: the guarantee's epsilon, None where there is no guarantee.
+        epsilon: the largest of any client, None where there is no guarantee. At level 1 it
+            stays None: a noise's formal epsilon is in the sentence, and no guarantee.
+        delta: the delta it holds at, None without an epsilon.
+        unit: whom it protects, None without an epsilon.
+        neighboring: what may differ between two data sets that cannot be told apart.
+        trust: who must be trusted.
         warnings: what an officer must know besides, one sentence each.
     """
 
-    sentence: str
-    epsilon: float | None
-    warnings: list[str]
+    level: int = 0
+    sentence: str = NONE
+    epsilon: float | None = None
+    delta: float | None = None
+    unit: Unit | None = None
+    neighboring: str = ""
+    trust: str = ""
+    warnings: list[str] = field(default_factory=list[str])
 
 
-def claim(scenario: Scenario) -> Claim:
-    """Return what may be claimed: no mechanism shipped so far supports a formal guarantee."""
-    warnings: list[str] = []
-    exchanges_knowledge = scenario.method.message is MessageKind.KNOWLEDGE
-    if exchanges_knowledge and scenario.proxy.source is ProxySource.POOLED:
-        warnings.append("raw private examples are shared with all clients (proxy=pooled)")
+def claim(
+    scenario: Scenario, ledger: Ledger, cohorts: Sequence[tuple[int, Sequence[int]]]
+) -> Claim:
+    """Return what may be claimed of a run as far as it went.
+
+    Args:
+        scenario: what was run.
+        ledger: what was released.
+        cohorts: every round that asked clients for anything, with the clients it asked. A client
+            and round that the ledger misses costs the whole claim.
+    """
+    warnings = list(_warnings(scenario))
+    missing = _uncharged(scenario, ledger, cohorts)
+    if missing:
+        return Claim(warnings=[missing, *warnings])
+    kept, delta = guard(scenario), scenario.privacy.delta
+    worst = 0.0
+    if kept is not None:
+        spent = [ledger.epsilon(client, *kept, delta=delta) for client in ledger.clients()]
+        worst = max(spent, default=0.0)
+        if not math.isfinite(worst):
+            warnings.insert(0, f"no guarantee, because: {_reasons(ledger, kept)}")
+    if kept is None or list(refusals(scenario)) or not _formal(scenario, worst):
+        return _empirical(scenario, ledger, warnings)
+    level, unit, neighboring, trust, text = _SENTENCES[kept]
+    sentence = text.format(epsilon=_rounded_up(worst), delta=f"{delta:g}")
+    return Claim(
+        level=level,
+        sentence=sentence,
+        epsilon=worst,
+        delta=delta,
+        unit=unit,
+        neighboring=neighboring,
+        trust=trust,
+        warnings=warnings,
+    )
+
+
+def _formal(scenario: Scenario, worst: float) -> bool:
+    """Return whether a bound counts as a guarantee.
+
+    Noise that a protector adds for its own sake has a formal epsilon too, of thousands or
+    millions; it is a guarantee only where a target was set and kept.
+    """
+    target = scenario.privacy.target_epsilon
+    if guard(scenario) == (Unit.CLIENT, Channel.UPLOAD):
+        return target is not None and worst <= target
+    return math.isfinite(worst)
+
+
+_SENTENCES = {
+    (Unit.RECORD, Channel.UPLOAD): (
+        2,
+        Unit.RECORD,
+        "add or remove one private example of one client",
+        "nobody but the client itself",
+        "each client's records have ({epsilon}, {delta})-DP, adding or removing one, against the "
+        "server and all other clients, for the whole run",
+    ),
+    (Unit.CLIENT, Channel.CONSENSUS): (
+        3,
+        Unit.CLIENT,
+        "replace all data of one client by any other",
+        "the server, which sees the uploads and adds the noise",
+        "each client has ({epsilon}, {delta})-DP, replacing all its data, against those who see "
+        "the consensus, trusting the server, for the whole run",
+    ),
+    (Unit.CLIENT, Channel.UPLOAD): (
+        3,
+        Unit.CLIENT,
+        "replace all data of one client by any other",
+        "nobody but the client itself",
+        "each client has ({epsilon}, {delta})-DP, replacing all its data, against the server and "
+        "all other clients, for the whole run",
+    ),
+}
+
+
+def _empirical(scenario: Scenario, ledger: Ledger, warnings: list[str]) -> Claim:
+    """Return level 1 where a protector acts without a useful guarantee, else level 0."""
+    protects = not isinstance(scenario.protector, NoProtection)
+    if not protects or scenario.method.message is not MessageKind.KNOWLEDGE:
+        return Claim(warnings=warnings)
+    delta = scenario.privacy.delta
+    uploads = (Unit.CLIENT, Channel.UPLOAD)
+    events = [
+        [c.release.event for c in ledger.of(client, *uploads) if c.release.what == SCORES]
+        for client in ledger.clients()
+    ]
+    alone = max((epsilon(of_client, delta=delta) for of_client in events), default=0.0)
+    noise = f"{_rounded_up(alone)} (delta {delta:g})"
+    if not math.isfinite(alone):
+        noise = f"unbounded ({_reasons(ledger, uploads, what=SCORES)})"
+    return Claim(
+        level=1,
+        sentence=f"empirical protection, {NONE}; client-level epsilon of the noise alone: {noise}",
+        warnings=warnings,
+    )
+
+
+def _reasons(ledger: Ledger, kept: Guard, *, what: str | None = None) -> str:
+    """Return why releases have no bound, each reason once."""
+    found: dict[str, None] = {}
+    for client in ledger.clients():
+        for charge in ledger.of(client, *kept):
+            event = charge.release.event
+            if isinstance(event, Uncounted) and what in (None, charge.release.what):
+                found[event.reason] = None
+    return "; ".join(found)
+
+
+def _uncharged(
+    scenario: Scenario, ledger: Ledger, cohorts: Sequence[tuple[int, Sequence[int]]]
+) -> str | None:
+    if scenario.method.message is MessageKind.NOTHING:
+        return None
+    charged = {(charge.round, charge.client) for charge in ledger.charges}
+    for n, clients in cohorts:
+        for client in clients:
+            if (n, client) not in charged:
+                return f"the ledger misses client {client} in round {n}, so nothing can be claimed"
+    return None
+
+
+def _warnings(scenario: Scenario) -> Iterator[str]:
+    speaks = scenario.method.message is MessageKind.KNOWLEDGE
+    if speaks and scenario.proxy.source is ProxySource.POOLED:
+        yield "raw private examples are shared with all clients (proxy=pooled)"
     if scenario.method.oracle:
-        warnings.append("the method is an oracle control that no deployment can run")
-    return Claim(sentence="no formal guarantee", epsilon=None, warnings=warnings)
+        yield "the method is an oracle control that no deployment can run"
+    if guard(scenario) is not None and scenario.noise_seed() is not None:
+        yield (
+            "the noise comes from the scenario's seed, so that the run can be repeated; whoever "
+            "knows the seed can remove it (seeds.noise=secret draws it from the operating system)"
+        )
+    if guard(scenario) is not None:
+        yield "not secure against attacks on the random generator or on floating-point noise"
+    if scenario.server_view is ServerView.SUMS:
+        yield (
+            "masked sums: the server, if it follows the protocol, sees no single upload; the sums "
+            f"themselves (at least {scenario.n_min} clients a row) are not noised by them"
+        )
+
+
+def _rounded_up(epsilon: float) -> str:
+    """Return an epsilon with three digits, never printed smaller than it is."""
+    if epsilon == 0 or not math.isfinite(epsilon):
+        return f"{epsilon:g}"
+    step = 10.0 ** (math.floor(math.log10(epsilon)) - 2)
+    return f"{math.ceil(round(epsilon / step, 6)) * step:.3g}"

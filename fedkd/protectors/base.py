@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,14 +33,33 @@ class Context:
 
 
 class Protector(ABC):
-    """Applied by the client to whatever knowledge a method made.
+    """Applied by the client to whatever knowledge a method made."""
 
-    Attributes:
-        keeps_logits: what goes in as logits comes out as logits; False when it makes
-            probabilities, so that no distiller that reads logits can follow.
-    """
+    @property
+    def keeps_logits(self) -> bool:
+        """Whether logits come out as logits; no distiller that reads them can follow otherwise."""
+        return True
 
-    keeps_logits: ClassVar[bool] = True
+    @property
+    def needs_logits(self) -> bool:
+        """Whether it refuses probabilities, so that nothing that makes them can go before."""
+        return False
+
+    @property
+    def reads_private(self) -> bool:
+        """Whether it looks at private examples, beyond the scores it is given."""
+        return False
+
+    def check(self, *, temperature: float) -> None:  # noqa: B027 - most protectors fit any
+        """Raise ConfigError when it cannot work with the distiller's teacher temperature."""
+
+    def row_temperatures(self, *, temperature: float) -> tuple[float, float] | None:
+        """Return the least and largest temperature it tells row by row, None when it tells none.
+
+        Args:
+            temperature: the distiller's teacher temperature.
+        """
+        return None
 
     @abstractmethod
     def protect(self, knowledge: Knowledge, context: Context, *, rng: torch.Generator) -> Knowledge:
@@ -58,6 +76,35 @@ def softened(knowledge: Knowledge, *, temperature: float) -> Knowledge:
         return knowledge
     scores = torch.softmax(knowledge.scores / temperature, dim=1)
     return replace(knowledge, scores=scores, space=Space.PROBS, temperature=temperature)
+
+
+def logits_of(knowledge: Knowledge) -> Tensor:
+    """Return raw scores, ``[n, classes]``; ValueError for probabilities."""
+    if knowledge.space is not Space.LOGITS:
+        raise ValueError(
+            f"{knowledge.space.value} where logits are needed; put this protector first"
+        )
+    return knowledge.scores
+
+
+def rest_of(knowledge: Knowledge) -> Tensor:
+    """Return the probability, ``[n, 1]``, that a row's own classes leave to all others."""
+    return (1 - knowledge.scores.sum(dim=1, keepdim=True)).clamp(min=0)
+
+
+def dense(knowledge: Knowledge, *, n_classes: int) -> Knowledge:
+    """Return knowledge about some classes of each row as knowledge about all of them.
+
+    What is left is spread evenly over the classes a row does not name. Anything else, such as
+    logits, passes unchanged.
+    """
+    classes = knowledge.classes
+    if classes is None or classes.dim() != 2:
+        return knowledge
+    others = max(1, n_classes - classes.shape[1])
+    scores = (rest_of(knowledge) / others).repeat(1, n_classes)
+    scores = scores.scatter(1, classes, knowledge.scores)
+    return replace(knowledge, scores=scores, classes=None, bits=None)
 
 
 protectors = Registry("protector", Protector, package="fedkd.protectors")

@@ -22,6 +22,8 @@ def show_progress(scenario: Scenario, stream: Iterator[RoundResult]) -> None:
         return
     for result in stream:
         line: dict[str, Any] = {"round": result.round, **_headline(result)}
+        if result.left_out:
+            line["left_out"] = result.left_out
         if result.failures:
             line["failures"] = [f"client {f.client}: {f.reason}" for f in result.failures]
         sys.stderr.write(json.dumps(line) + "\n")
@@ -42,6 +44,12 @@ def _show_bar(scenario: Scenario, stream: Iterator[RoundResult]) -> None:
         for result in stream:
             figures = "  ".join(f"{k} {v:.3f}" for k, v in _headline(result).items())
             progress.update(task, completed=result.round, figures=figures)
+            if result.left_out:
+                progress.console.print(
+                    f"round {result.round}: privacy budget spent, left out: clients "
+                    f"{', '.join(map(str, result.left_out))}",
+                    style="yellow",
+                )
             for failure in result.failures:
                 progress.console.print(
                     f"round {result.round}: client {failure.client} failed: {failure.reason}",
@@ -97,6 +105,8 @@ def _lines(s: dict[str, Any]) -> Iterator[tuple[str, str]]:
     per_round = s["seconds_per_round"]
     rate = "" if per_round is None else f"  ({per_round:.2f} a round)"
     yield "seconds", f"{s['seconds']:.1f}{rate}"
+    if s["left_out"]:
+        yield "left out", f"{s['left_out']} times, privacy budget spent (fedkd privacy explain)"
     if s["failures"]:
         yield "failures", f"{s['failures']} (events.jsonl names client, round and reason)"
     yield "privacy", s["privacy_claim"]

@@ -32,11 +32,17 @@ class Examples:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Lesson:
-    """What a student distils: inputs ``[m, *features]``, teacher scores ``[m, classes]``."""
+    """What a student distils: inputs ``[m, *features]``, teacher scores ``[m, classes]``.
+
+    Attributes:
+        row_temperatures: ``[m]``, of the teacher's rows where they were told; None for the
+            distiller's own.
+    """
 
     inputs: Tensor
     scores: Tensor
     distiller: Distiller
+    row_temperatures: Tensor | None = None
 
     def __len__(self) -> int:
         return self.inputs.shape[0]
@@ -71,7 +77,7 @@ def batches(n: int, size: int, *, rng: torch.Generator) -> list[Tensor]:
     return list(torch.randperm(n, generator=rng).split(size))
 
 
-def _epochs(n: int, size: int, *, rng: torch.Generator) -> Iterator[Tensor]:
+def epochs(n: int, size: int, *, rng: torch.Generator) -> Iterator[Tensor]:
     """Yield batches for ever, shuffled anew every epoch."""
     while True:
         yield from batches(n, size, rng=rng)
@@ -123,7 +129,7 @@ def distil_pass(
     """Take one pass over the lesson, without any private example; ``student`` changes in place."""
     student.module.train()
     for batch in batches(len(lesson), recipe.batch_size, rng=rng):
-        _step(student, _lesson_loss(student.module, lesson, batch))
+        _step(student, lesson_loss(student.module, lesson, batch))
 
 
 def _interleaved(
@@ -138,10 +144,10 @@ def _interleaved(
     size = recipe.batch_size
     private_steps = recipe.local_epochs * -(-len(private) // size)
     n_steps = max(private_steps, -(-len(lesson) // size))
-    mine, shared = _epochs(len(private), size, rng=rng), _epochs(len(lesson), size, rng=rng)
+    mine, shared = epochs(len(private), size, rng=rng), epochs(len(lesson), size, rng=rng)
     for _ in range(n_steps):
         own_loss = _private_loss(student.module, private, next(mine), task=task)
-        loss = recipe.ce_weight * own_loss + _lesson_loss(student.module, lesson, next(shared))
+        loss = recipe.ce_weight * own_loss + lesson_loss(student.module, lesson, next(shared))
         _step(student, loss)
 
 
@@ -151,10 +157,14 @@ def _private_loss(module: nn.Module, private: Examples, batch: Tensor, *, task: 
     return task.loss(logits, private.labels[batch]).mean()
 
 
-def _lesson_loss(module: nn.Module, lesson: Lesson, batch: Tensor) -> Tensor:
+def lesson_loss(module: nn.Module, lesson: Lesson, batch: Tensor) -> Tensor:
+    """Return the mean distillation loss of the lesson's rows at ``batch``, ``[]``."""
     batch = batch.to(lesson.inputs.device)
     logits = module(as_model_input(lesson.inputs[batch]))
-    return lesson.distiller.loss(logits, lesson.scores[batch]).mean()
+    if lesson.row_temperatures is None:
+        return lesson.distiller.loss(logits, lesson.scores[batch]).mean()
+    temperatures = lesson.row_temperatures[batch]
+    return lesson.distiller.loss_at(logits, lesson.scores[batch], temperatures).mean()
 
 
 def _step(student: Student, loss: Tensor) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from torch import Tensor
+
 from fedkd.types import Broadcast, ProxySet, Upload
 
 
@@ -16,9 +18,44 @@ class Action(StrEnum):
     CONTRIBUTE = "train.contribute"
     """Give the private examples you agreed to share in clear (pooled proxy only)."""
     ROUND = "train.round"
-    """Do one round and upload."""
+    """Do one round and upload; with masked sums, keep the upload and say how many rows it holds
+    only through a mask, as for ``COUNTS``."""
+    KEYS = "train.keys"
+    """Make a key pair for masked sums and give its public half."""
+    COUNTS = "train.counts"
+    """Say again, among fewer members, which rows you kept: a masked word of 0 or 1 a proxy row."""
+    SCORES = "train.scores"
+    """Give your weighted scores and weights for the announced rows, masked."""
     MEASURE = "query.measure"
     """Simulator only, an oracle: how good is your model? Outside bytes, ledger and transcript."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Keys:
+    """The public keys of all clients, as the server relays them.
+
+    Attributes:
+        clients: int64 ``[n]``, ascending.
+        public: uint8 ``[n, 32]``, X25519.
+    """
+
+    clients: Tensor
+    public: Tensor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Roll:
+    """Among whom a masked sum is taken.
+
+    Attributes:
+        members: client ids, ascending; all of them answer or nobody can read the sum.
+        attempt: from 1, one more each time a round's sums are begun again with fresh masks.
+        rows: int64, ascending: the proxy rows to sum, announced for ``Action.SCORES``.
+    """
+
+    members: tuple[int, ...]
+    attempt: int = 1
+    rows: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -32,6 +69,8 @@ class Request:
         incoming: the newest broadcast, if there is one.
         proxy: the proxy set, when the client does not have this version yet.
         closing: measure a copy that has also taken in ``incoming``.
+        roll: for masked sums, among whom.
+        keys: for masked sums, everybody's public keys, when the client does not have them yet.
     """
 
     action: Action
@@ -40,6 +79,8 @@ class Request:
     incoming: Broadcast | None = None
     proxy: ProxySet | None = None
     closing: bool = False
+    roll: Roll | None = None
+    keys: Keys | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -51,12 +92,17 @@ class Reply:
         upload: knowledge or an update, after protection.
         contribution: private examples shared in clear.
         metrics: measurements, for ``Action.MEASURE`` only.
+        key: uint8 ``[32]``, the public half of a new key pair, for ``Action.KEYS`` only.
+        masked: uint32, ``[proxy]`` counts or ``[n, classes + 1]`` weighted scores and weights,
+            each word uniform until those of all members are added modulo 2^32.
     """
 
     client: int
     upload: Upload | None = None
     contribution: ProxySet | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    key: Tensor | None = None
+    masked: Tensor | None = None
 
 
 class ErrorCode:

@@ -12,7 +12,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from torch import Tensor
 
-from fedkd.transport.messages import Action, Reply, Request
+from fedkd.transport.codes import RecordError, narrow, packed, unpacked, widened
+from fedkd.transport.messages import Action, Keys, Reply, Request, Roll
 from fedkd.types import (
     NOBODY,
     SCHEMA,
@@ -27,10 +28,7 @@ from fedkd.types import (
 )
 
 CONTROL, METRICS, MASKS = "control", "metrics", "masks"
-
-
-class RecordError(ValueError):
-    """Records that cannot be read: another schema, something missing or misshapen."""
+KEYS, MASKED, ROLL = "keys", "masked", "roll"
 
 
 def request_records(request: Request) -> RecordDict:
@@ -43,6 +41,10 @@ def request_records(request: Request) -> RecordDict:
     }
     _put_proxy(records, header, request.proxy)
     _put_content(records, header, request.incoming)
+    _put_roll(records, request.roll)
+    if request.keys is not None:
+        keys = {"clients": _array(request.keys.clients), "public": _array(request.keys.public)}
+        records[KEYS] = ArrayRecord(keys)
     records[CONTROL] = ConfigRecord(dict(header))
     return records
 
@@ -60,6 +62,8 @@ def read_request(records: RecordDict, *, action: Action, client: int) -> Request
         incoming=incoming,
         proxy=_take_proxy(records, header, client=client),
         closing=bool(header["closing"]),
+        roll=_take_roll(records),
+        keys=_take_keys(records),
     )
 
 
@@ -69,6 +73,10 @@ def reply_records(reply: Reply) -> RecordDict:
     header: dict[str, int | float | str | bool] = {"schema": SCHEMA, "client": reply.client}
     _put_proxy(records, header, reply.contribution)
     _put_content(records, header, reply.upload)
+    if reply.key is not None:
+        records[KEYS] = ArrayRecord({"public": _array(reply.key)})
+    if reply.masked is not None:
+        records[MASKED] = ArrayRecord({"words": _array(reply.masked)})
     if reply.metrics:
         records[METRICS] = MetricRecord(dict(reply.metrics))
     records[CONTROL] = ConfigRecord(dict(header))
@@ -81,13 +89,15 @@ def read_reply(records: RecordDict) -> Reply:
     upload = _take_content(records, header)
     if isinstance(upload, Consensus):
         raise RecordError("a reply carries a consensus; only requests do")
-    client = int(header["client"])
+    client, arrays = int(header["client"]), _arrays(records)
     measured = records.metric_records.get(METRICS, MetricRecord())
     return Reply(
         client=client,
         upload=upload,
         contribution=_take_proxy(records, header, client=client),
         metrics={name: float(value) for name, value in measured.items()},  # type: ignore[arg-type]
+        key=_tensor(arrays[KEYS], "public") if KEYS in arrays else None,
+        masked=_tensor(arrays[MASKED], "words") if MASKED in arrays else None,
     )
 
 
@@ -170,6 +180,36 @@ def _take_proxy(records: RecordDict, header: Header, *, client: int) -> ProxySet
     )
 
 
+def _put_roll(records: RecordDict, roll: Roll | None) -> None:
+    if roll is None:
+        return
+    n_rows = 0
+    if roll.rows is not None:
+        n_rows = int(roll.rows.max()) + 1 if len(roll.rows) else 0
+        records[MASKED] = ArrayRecord({"rows": _pack(roll.rows, n_rows)})
+    facts = {"members": list(roll.members), "attempt": roll.attempt, "n_rows": n_rows}
+    records[ROLL] = ConfigRecord(dict(facts))
+
+
+def _take_roll(records: RecordDict) -> Roll | None:
+    facts = records.get(ROLL)
+    if not isinstance(facts, ConfigRecord):
+        return None
+    members, attempt, n_rows = facts["members"], facts["attempt"], facts["n_rows"]
+    if not isinstance(members, list) or not isinstance(attempt, int) or not isinstance(n_rows, int):
+        raise RecordError(f"a roll of {members!r}, attempt {attempt!r}, {n_rows!r} rows")
+    record = _arrays(records).get(MASKED)
+    rows = None if record is None else _unpack(record, "rows", n_rows)
+    return Roll(members=tuple(int(member) for member in members), attempt=attempt, rows=rows)
+
+
+def _take_keys(records: RecordDict) -> Keys | None:
+    record = _arrays(records).get(KEYS)
+    if record is None:
+        return None
+    return Keys(clients=_tensor(record, "clients"), public=_tensor(record, "public"))
+
+
 def _put_content(records: RecordDict, header: Header, content: Upload | Broadcast | None) -> None:
     if content is None:
         return
@@ -180,10 +220,15 @@ def _put_content(records: RecordDict, header: Header, content: Upload | Broadcas
     kind = "knowledge" if isinstance(content, Knowledge) else "consensus"
     n_rows = int(content.rows.max()) + 1 if len(content) else 0
     header |= {"n_rows": n_rows, "space": content.space.value, "temperature": content.temperature}
-    arrays = {"scores": _array(content.scores)}
+    arrays = {"scores": content.scores}
+    if isinstance(content, Knowledge) and content.bits is not None:
+        header |= {"bits": content.bits, "columns": content.scores.shape[1]}
+        arrays["scores"] = packed(content.scores, content.bits)
     if isinstance(content, Knowledge) and content.classes is not None:
-        arrays["classes"] = _array(content.classes)
-    records[kind] = ArrayRecord(arrays)
+        arrays["classes"] = narrow(content.classes)
+    if content.row_temperatures is not None:
+        arrays["temperatures"] = content.row_temperatures
+    records[kind] = ArrayRecord({name: _array(tensor) for name, tensor in arrays.items()})
     masks = {"rows": _pack(content.rows, n_rows)}
     if isinstance(content, Knowledge) and bool((content.weights != 1).any()):
         masks["weights"] = _array(content.weights)
@@ -200,14 +245,23 @@ def _take_content(records: RecordDict, header: Header) -> Knowledge | Consensus 
         return None
     if MASKS not in arrays:
         raise RecordError(f"{kind} without its row mask")
-    scores = _tensor(arrays[kind], "scores")
     rows = _unpack(arrays[MASKS], "rows", int(header["n_rows"]))
+    scores, bits = _tensor(arrays[kind], "scores"), None
+    if "bits" in header:
+        bits = int(header["bits"])
+        scores = unpacked(scores, bits, shape=(len(rows), int(header.get("columns", 0))))
     if scores.dim() != 2 or len(scores) != len(rows):
         raise RecordError(f"{tuple(scores.shape)} scores for {len(rows)} rows")
     space, temperature = Space(str(header["space"])), float(header["temperature"])
+    told = _tensor(arrays[kind], "temperatures") if "temperatures" in arrays[kind] else None
     if kind == "consensus":
         return Consensus(
-            rows=rows, scores=scores, space=space, temperature=temperature, keepers=None
+            rows=rows,
+            scores=scores,
+            space=space,
+            temperature=temperature,
+            keepers=None,
+            row_temperatures=told,
         )
     weighted = "weights" in arrays[MASKS]
     weights = _tensor(arrays[MASKS], "weights") if weighted else torch.ones(len(rows))
@@ -217,5 +271,7 @@ def _take_content(records: RecordDict, header: Header) -> Knowledge | Consensus 
         weights=weights,
         space=space,
         temperature=temperature,
-        classes=_tensor(arrays[kind], "classes") if "classes" in arrays[kind] else None,
+        classes=widened(_tensor(arrays[kind], "classes")) if "classes" in arrays[kind] else None,
+        bits=bits,
+        row_temperatures=told,
     )

@@ -11,6 +11,7 @@ import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedkd.privacy.ledger import Ledger
 from fedkd.results import RoundResult, summarise
 from fedkd.run_folder import RunFolder
 from fedkd.scenario import Scenario, from_json
@@ -19,8 +20,10 @@ from fedkd_server.rounds import run_rounds
 
 logger = logging.getLogger("flwr")
 
-Consumer = Callable[[Scenario, Iterator[RoundResult]], None]
-"""Takes a run's stream to its end: records it, shows it, or both."""
+Start = Callable[[Ledger], Iterator[RoundResult]]
+"""Starts the rounds, which charge the ledger they are given."""
+Consumer = Callable[[Scenario, Start], None]
+"""Starts a run and takes its stream to the end: records it, shows it, or both."""
 
 
 def build_app(consume: Consumer) -> ServerApp:
@@ -31,17 +34,21 @@ def build_app(consume: Consumer) -> ServerApp:
     def main(grid: Grid, context: Context) -> None:  # pyright: ignore[reportUnusedFunction]
         scenario = from_json(str(context.run_config[SCENARIO_KEY]))
         torch.set_num_threads(scenario.runtime.threads)
-        consume(scenario, run_rounds(grid, scenario))
+
+        def start(ledger: Ledger) -> Iterator[RoundResult]:
+            return run_rounds(grid, scenario, ledger)
+
+        consume(scenario, start)
 
     return app
 
 
-def record(scenario: Scenario, stream: Iterator[RoundResult]) -> None:
+def record(scenario: Scenario, start: Start) -> None:
     """Record a run under ``$FEDKD_RUNS`` (default ``runs/``) and log a line a round."""
     folder = RunFolder.create(Path(os.environ.get("FEDKD_RUNS", "runs")), scenario)
     logger.info("run folder: %s", folder.path.resolve())
     with folder:
-        for result in folder.record(stream):
+        for result in folder.record(start(folder.ledger)):
             figures = summarise([result])
             logger.info("round %d: accuracy %s", result.round, figures["accuracy_mean"])
     logger.info("result hash: %s", folder.summary()["result_hash"])

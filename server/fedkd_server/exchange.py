@@ -43,9 +43,10 @@ class Exchange:
         """Send one request of one kind to each of some clients and wait for all of them."""
         answers = Answers()
         messages: list[Message] = []
-        packed: dict[tuple[int, int], tuple[RecordDict, dict[str, int]]] = {}
+        packed: dict[tuple[int, ...], tuple[RecordDict, dict[str, int]]] = {}
         for request in requests:
-            same = (id(request.incoming), id(request.proxy))
+            shared = (request.incoming, request.proxy, request.roll, request.keys)
+            same = tuple(id(part) for part in shared)
             if same not in packed:
                 records = request_records(request)
                 packed[same] = (records, count_bytes(records))

@@ -30,6 +30,7 @@ class ServerStudent:
             inputs=proxy.inputs[consensus.rows],
             scores=consensus.scores,
             distiller=method.distiller,
+            row_temperatures=consensus.row_temperatures,
         )
         seed = self._scenario.training_seed()
         with borrowed(torch_stream(seed, "module", round=round)):

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedkd.types import Broadcast, Knowledge, ProxySet, Space, Update, Upload
+from fedkd.protectors.base import dense
+from fedkd.types import LOGIT_LIMIT, Broadcast, Knowledge, ProxySet, Space, Update, Upload
 
-LOGIT_LIMIT = 1e4
-"""Largest magnitude of a logit."""
 EXAMPLE_LIMIT = 1e7
 """Largest weight of an update."""
 SIMPLEX_TOLERANCE = 1e-3
 """How far a row of probabilities may be from summing to one."""
+ROUNDING = 1e-5
+"""How far, relatively, a float32 temperature may be out of its range."""
 
 
 class UploadError(ValueError):
@@ -23,31 +24,37 @@ class UploadError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What an upload of this round must look like."""
+    """What an upload of this round must look like.
+
+    Attributes:
+        row_temperatures: the range of temperatures told row by row; None when none are.
+    """
 
     space: Space
     temperature: float
     n_rows: int
     n_classes: int
+    row_temperatures: tuple[float, float] | None = None
 
 
 def check_knowledge(upload: Upload | None, expected: Expected) -> Knowledge:
-    """Return ``upload`` as knowledge; UploadError with the reason when it is not sound."""
+    """Return ``upload`` as knowledge about all classes; UploadError when it is not sound."""
     if not isinstance(upload, Knowledge):
         raise UploadError("no knowledge in the reply")
+    _check_classes(upload, expected)
     _check_shapes(upload, expected)
-    _check_values(upload)
-    return upload
+    _check_row_temperatures(upload, expected)
+    _check_values(upload, whole=upload.scores.shape[1] == expected.n_classes)
+    return dense(upload, n_classes=expected.n_classes)
 
 
 def _check_shapes(upload: Knowledge, expected: Expected) -> None:
     if (upload.space, upload.temperature) != (expected.space, expected.temperature):
         raise UploadError("scores in another space or at another temperature")
-    if upload.classes is not None:
-        raise UploadError("a label space of its own, which no aggregator shipped can merge")
     if upload.scores.dtype != torch.float32 or upload.weights.dtype != torch.float32:
         raise UploadError("scores or weights are not float32")
-    if upload.scores.shape != (len(upload.rows), expected.n_classes):
+    width = expected.n_classes if upload.classes is None else upload.classes.shape[1]
+    if upload.scores.shape != (len(upload.rows), width):
         raise UploadError("scores of the wrong shape")
     if upload.weights.shape != upload.rows.shape:
         raise UploadError("as many weights as rows are needed")
@@ -58,7 +65,38 @@ def _check_shapes(upload: Knowledge, expected: Expected) -> None:
         raise UploadError("rows repeated or out of order")
 
 
-def _check_values(upload: Knowledge) -> None:
+def _check_classes(upload: Knowledge, expected: Expected) -> None:
+    classes = upload.classes
+    if classes is None:
+        return
+    if classes.dim() != 2:
+        raise UploadError("a label space of its own, which no aggregator shipped can merge")
+    if upload.space is not Space.PROBS:
+        raise UploadError("logits of some classes only")
+    if classes.shape != upload.scores.shape or classes.dtype != torch.int64:
+        raise UploadError("as many classes as scores are needed")
+    if not 1 <= classes.shape[1] <= expected.n_classes:
+        raise UploadError("no classes, or more than there are")
+    if bool(((classes < 0) | (classes >= expected.n_classes)).any()):
+        raise UploadError("classes that do not exist")
+    if bool((classes.sort(dim=1).values.diff(dim=1) == 0).any()):
+        raise UploadError("classes repeated in a row")
+
+
+def _check_row_temperatures(upload: Knowledge, expected: Expected) -> None:
+    told, allowed = upload.row_temperatures, expected.row_temperatures
+    if told is None and allowed is None:
+        return
+    if told is None or allowed is None:
+        raise UploadError("temperatures told row by row where none are, or none where they are")
+    if told.dtype != torch.float32 or told.shape != upload.rows.shape:
+        raise UploadError("as many float32 temperatures as rows are needed")
+    least, most = allowed[0] * (1 - ROUNDING), allowed[1] * (1 + ROUNDING)
+    if not bool(((told >= least) & (told <= most)).all()):
+        raise UploadError("temperatures out of the protector's range")
+
+
+def _check_values(upload: Knowledge, *, whole: bool) -> None:
     _check_finite(upload.scores)
     _check_finite(upload.weights)
     if bool(((upload.weights <= 0) | (upload.weights > 1)).any()):
@@ -67,7 +105,8 @@ def _check_values(upload: Knowledge) -> None:
         if bool((upload.scores.abs() > LOGIT_LIMIT).any()):
             raise UploadError("logits beyond the limit")
         return
-    off = (upload.scores.sum(dim=1) - 1).abs() > SIMPLEX_TOLERANCE
+    excess = upload.scores.sum(dim=1) - 1
+    off = (excess.abs() if whole else excess) > SIMPLEX_TOLERANCE
     if bool(off.any()) or bool((upload.scores < 0).any()):
         raise UploadError("rows that are not probabilities")
 

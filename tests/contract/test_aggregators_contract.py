@@ -1,4 +1,8 @@
-"""What every aggregator promises, on generated uploads."""
+"""What every aggregator promises, on generated uploads.
+
+Some release their consensus under a counted privacy event. They make other promises than an
+average does: they answer every row, since a missing one would tell what clients kept.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,29 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedkd.aggregators.base import aggregators
+from fedkd.aggregators.base import Aggregator, aggregators
+from fedkd.errors import ConfigError
+from fedkd.privacy.events import Gaussian
+from fedkd.privacy.releases import lacks_noise
 from fedkd.types import Knowledge, Space
 
-every_aggregator = pytest.mark.parametrize("name", aggregators.names())
 TEMPERATURE = 3.0
 ULP = 2.0**-23
+
+
+def _made(name, *, noise_multiplier: float = 0.5) -> Aggregator:
+    """Return an aggregator, with a noise multiplier where a run would have to plan one."""
+    aggregator = aggregators.get(name)()
+    if lacks_noise(aggregator):
+        return replace(aggregator, noise_multiplier=noise_multiplier)
+    return aggregator
+
+
+PRIVATE = [name for name in aggregators.names() if _made(name).event(n_rows=1).counted]
+AVERAGES = [name for name in aggregators.names() if name not in PRIVATE]
+every_aggregator = pytest.mark.parametrize("name", aggregators.names())
+every_average = pytest.mark.parametrize("name", AVERAGES)
+every_private_one = pytest.mark.parametrize("name", PRIVATE)
 
 
 def _upload(rows, seed: int, *, n_classes: int) -> Knowledge:
@@ -41,7 +62,7 @@ def _rounds(draw, *, most: int = 6):
 
 def _aggregate(name, uploads, n_rows):
     rng = torch.Generator().manual_seed(0)
-    return aggregators.get(name)().aggregate(uploads, n_rows=n_rows, rng=rng)
+    return _made(name).aggregate(uploads, n_rows=n_rows, rng=rng)
 
 
 def _same(left, right) -> bool:
@@ -61,7 +82,7 @@ def test_the_order_of_uploads_is_irrelevant(name, case, order):
     torch.testing.assert_close(first.scores, again.scores, rtol=ULP, atol=1e-12)
 
 
-@every_aggregator
+@every_average
 @given(case=_rounds(), place=st.integers(0, 6))
 def test_a_client_that_keeps_no_row_leaves_no_trace(name, case, place):
     n_rows, uploads = case
@@ -70,7 +91,7 @@ def test_a_client_that_keeps_no_row_leaves_no_trace(name, case, place):
     assert _same(_aggregate(name, with_it, n_rows), _aggregate(name, uploads, n_rows))
 
 
-@every_aggregator
+@every_average
 @given(case=_rounds())
 def test_rows_nobody_kept_are_absent_and_keepers_are_counted(name, case):
     n_rows, uploads = case
@@ -81,7 +102,7 @@ def test_rows_nobody_kept_are_absent_and_keepers_are_counted(name, case):
     assert consensus.scores.shape == (len(consensus), uploads[0].scores.shape[1])
 
 
-@every_aggregator
+@every_average
 @given(case=_rounds(most=1))
 def test_one_upload_in_its_own_probabilities_out(name, case):
     n_rows, (upload,) = case
@@ -121,3 +142,82 @@ def test_nothing_and_mixed_spaces_are_refused(name):
     for other in (replace(upload, space=Space.LOGITS), replace(upload, temperature=1.0)):
         with pytest.raises(ValueError, match="cannot be averaged"):
             _aggregate(name, [upload, other], 2)
+
+
+def test_there_are_both_kinds():
+    assert PRIVATE
+    assert AVERAGES
+
+
+@every_private_one
+@given(case=_rounds())
+def test_a_private_one_answers_every_row_and_counts_keepers_for_the_server(name, case):
+    n_rows, uploads = case
+    consensus = _aggregate(name, uploads, n_rows)
+    held = [row for upload in uploads for row in upload.rows.tolist()]
+    assert consensus.rows.tolist() == list(range(n_rows))
+    assert consensus.keepers.tolist() == [held.count(row) for row in range(n_rows)]
+    assert consensus.scores.shape == (n_rows, uploads[0].scores.shape[1])
+    assert (consensus.space, consensus.temperature) == (Space.PROBS, TEMPERATURE)
+    assert consensus.row_temperatures is None
+
+
+@every_private_one
+@given(case=_rounds(), other=st.integers(10_001, 20_000), data=st.data())
+def test_replacing_a_client_moves_what_gets_the_noise_by_no_more_than_it_says(
+    name, case, other, data
+):
+    n_rows, (first, *others) = case
+    rows = data.draw(st.sets(st.integers(0, n_rows - 1)))
+    instead = _upload(rows, other, n_classes=first.scores.shape[1])
+    aggregator = _made(name)
+
+    def state_of(upload):
+        state = aggregator.partial(upload, n_rows=n_rows)
+        for o in others:
+            state = aggregator.merge(state, aggregator.partial(o, n_rows=n_rows))
+        return state
+
+    with_first, with_other = state_of(first), state_of(instead)
+    moved = (with_first.scores - with_other.scores).norm()
+    assert moved <= (2 * n_rows) ** 0.5 * (1 + 1e-9)
+
+
+@every_private_one
+def test_the_noise_comes_from_the_given_stream_alone(name, global_seed):
+    uploads = [_upload(range(40), seed, n_classes=5) for seed in range(3)]
+    found = []
+    for seed in (0, 1):
+        with global_seed(seed):
+            found.append(_aggregate(name, uploads, 40).scores)
+    assert torch.equal(*found)
+    rng = torch.Generator().manual_seed(1)
+    other = _made(name).aggregate(uploads, n_rows=40, rng=rng).scores
+    assert not torch.equal(found[0], other)
+
+
+@every_private_one
+@pytest.mark.parametrize("n_rows", [1, 1000])
+def test_its_event_is_gaussian_noise_relative_to_the_whole_release(name, n_rows):
+    aggregator = _made(name, noise_multiplier=0.7)
+    assert aggregator.event(n_rows=n_rows) == Gaussian(0.7)
+
+
+@every_private_one
+def test_unknown_noise_is_uncounted_and_never_no_noise(name):
+    aggregator, upload = aggregators.get(name)(), _upload([0, 1], 0, n_classes=3)
+    assert not aggregator.event(n_rows=2).counted
+    with pytest.raises(ConfigError, match=r"privacy\.target_epsilon"):
+        aggregator.aggregate([upload], n_rows=2, rng=torch.Generator())
+
+
+@every_average
+def test_an_average_carries_no_noise_and_says_so(name):
+    uploads = [_upload(range(40), seed, n_classes=5) for seed in range(3)]
+    aggregator = aggregators.get(name)()
+    found = [
+        aggregator.aggregate(uploads, n_rows=40, rng=torch.Generator().manual_seed(seed)).scores
+        for seed in (0, 1)
+    ]
+    assert torch.equal(*found)
+    assert not aggregator.event(n_rows=40).counted

@@ -24,6 +24,7 @@ EXPECTED_FAMILIES = {
     "partitioner",
     "protector",
     "proxy source",
+    "scorer",
 }
 every_component = pytest.mark.parametrize(("family", "name"), COMPONENTS)
 

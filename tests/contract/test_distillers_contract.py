@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkd.distillers.base import distillers
+from fedkd.errors import ConfigError
 from fedkd.types import Space
 
 every_distiller = pytest.mark.parametrize("name", distillers.names())
@@ -35,6 +36,24 @@ def test_there_is_one_loss_a_row_and_it_is_least_where_both_agree(name, shape):
     torch.testing.assert_close(agreed, torch.zeros(n), rtol=0, atol=1e-5)
     other = distiller.loss(_logits(n, classes, seed + 1), teacher)
     assert bool((other > agreed).all())
+
+
+@every_distiller
+@given(shape=shapes)
+def test_temperatures_told_row_by_row_are_followed_or_refused(name, shape):
+    n, classes, seed = shape
+    distiller, student = distillers.get(name)(), _logits(n, classes, seed + 1)
+    teacher = _teacher(distiller, _logits(n, classes, seed))
+    own = torch.full((n,), distiller.teacher_temperature)
+    if distiller.space is Space.LOGITS:
+        with pytest.raises(ConfigError, match=f"{name!r} cannot follow"):
+            distiller.loss_at(student, teacher, own)
+        return
+    plain = distiller.loss(student, teacher)
+    torch.testing.assert_close(distiller.loss_at(student, teacher, own), plain)
+    warmer = distiller.loss_at(student, teacher, own + torch.arange(n))
+    torch.testing.assert_close(warmer[:1], plain[:1])
+    assert not torch.allclose(warmer[1:], plain[1:]) or n == 1
 
 
 @every_distiller

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fedkd.methods.base import MessageKind, methods
+from fedkd.methods.base import CoDistillation, MessageKind, methods
+from fedkd.privacy.releases import lacks_noise
 
 every_method = pytest.mark.parametrize("name", methods.names())
 KEYS = {
@@ -38,6 +39,10 @@ CROSSES = {
 
 @pytest.fixture
 def outcome(name, simulated):
+    method = methods.get(name)()
+    if isinstance(method, CoDistillation) and lacks_noise(method.aggregator):
+        # Three clients: anything that hides one would hide the answer too.
+        return simulated(f"method={name}", "method.aggregator.noise_multiplier=0.001")
     return simulated(f"method={name}")
 
 

@@ -94,6 +94,71 @@ def test_knowledge_comes_back(knowledge):
     assert (back.space, back.temperature) == (knowledge.space, knowledge.temperature)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"classes": torch.tensor([[3, 0, 1, 2], [0, 1, 2, 3]])},
+        {"classes": torch.tensor([[3, 700, 1, 2], [0, 1, 2, 70_000]])},
+        {"row_temperatures": torch.tensor([1.5, 8.0])},
+        {"bits": 3, "scores": torch.tensor([[3.0, 4.0, 0.0, 0.0], [1.0, 2.0, 2.0, 2.0]]) / 7},
+        {
+            "bits": 5,
+            "scores": torch.tensor([[30.0], [31.0]]) / 31,
+            "classes": torch.tensor([[3], [255]]),
+            "row_temperatures": torch.tensor([1.5, 8.0]),
+        },
+    ],
+)
+def test_every_payload_comes_back_to_the_bit(changes):
+    knowledge = replace(_knowledge([2, 9]), **changes)
+    back = _reply(Reply(client=7, upload=knowledge)).upload
+    assert isinstance(back, Knowledge)
+    assert back.bits == knowledge.bits
+    for name in ("rows", "scores", "classes", "row_temperatures"):
+        sent, got = getattr(knowledge, name), getattr(back, name)
+        assert (sent is None) == (got is None)
+        if sent is not None:
+            assert torch.equal(got, sent)
+            assert got.dtype == sent.dtype
+
+
+def test_a_consensus_brings_the_temperatures_it_was_told():
+    consensus = Consensus(
+        rows=torch.tensor([1, 4]),
+        scores=_scores(2),
+        space=Space.PROBS,
+        temperature=3.0,
+        keepers=None,
+        row_temperatures=torch.tensor([3.0, 7.5]),
+    )
+    back = _request(Request(action=Action.ROUND, client=0, incoming=consensus)).incoming
+    assert isinstance(back, Consensus)
+    assert back.row_temperatures.tolist() == [3.0, 7.5]
+
+
+@pytest.mark.parametrize("changes", [{"bits": 0}, {"bits": 60}, {"bits": 5}, {"columns": 10**12}])
+def test_bits_that_do_not_fit_are_refused(changes):
+    quantized = replace(_knowledge([0, 2]), bits=3, scores=torch.tensor([[1.0, 0.0]] * 2))
+    records = reply_records(Reply(client=0, upload=quantized))
+    records["control"] = ConfigRecord({**records["control"], **changes})
+    with pytest.raises(RecordError, match="probabilities of"):
+        read_reply(records)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.complex64])
+def test_classes_that_are_no_whole_numbers_are_refused(kind):
+    records = _good()
+    classes = Array(np.zeros((3, 4), dtype=kind))
+    records["knowledge"] = ArrayRecord({**records["knowledge"], "classes": classes})
+    with pytest.raises(RecordError, match="no numbers of classes"):
+        read_reply(records)
+
+
+def test_bits_without_a_width_are_refused():
+    with pytest.raises(RecordError, match="probabilities of"):
+        read_reply(_with_header(bits=3))
+
+
 def test_knowledge_does_not_say_who_else_kept_what():
     consensus = Consensus(
         rows=torch.tensor([1, 4]),

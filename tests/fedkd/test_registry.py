@@ -121,6 +121,42 @@ def test_build_and_describe_are_inverse(sounds):
     assert build(Room, {"sound": None}, path="") == Room()
 
 
+@dataclass(frozen=True)
+class Choir:
+    """Many sounds, and plain numbers."""
+
+    sounds: tuple[Sound, ...] = ()
+    pitches: tuple[int, ...] = ()
+
+
+def test_tuples_of_components_are_lists_of_them(sounds):
+    choir = Choir(sounds=(Beep(times=3), Echo()), pitches=(1, 2))
+    printed = describe(choir)
+    assert printed["sounds"][0] == {"name": "beep", "times": 3, "pitch": None, "soft": False}
+    assert printed["pitches"] == [1, 2]
+    assert build(Choir, printed, path="") == choir
+    assert build(Choir, {"sounds": ["beep", {"name": "echo"}]}, path="") == Choir(
+        sounds=(Beep(), Echo())
+    )
+    assert build(Choir, describe(Choir()), path="") == Choir()
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ("beep", "x.sounds: 'beep' is not a list; write ['beep']"),
+        ({"name": "beep"}, "x.sounds: {'name': 'beep'} is not a list"),
+        (["beep", "bep"], "x.sounds[1]: no sound called 'bep'; did you mean 'beep'?"),
+        ([{"name": "beep", "times": 0}], "x.sounds[0].times: 0 is refused"),
+        ([None], "x.sounds[0]: None is neither a name nor a mapping"),
+    ],
+)
+def test_messages_name_the_place_in_a_list(sounds, value, line):
+    with pytest.raises(ConfigError) as error:
+        build(Choir, {"sounds": value}, path="x")
+    assert str(error.value).startswith(line)
+
+
 @pytest.mark.parametrize(
     ("kind", "value", "line"),
     [

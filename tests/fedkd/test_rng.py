@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedkd.rng import borrowed, numpy_stream, torch_stream
+from fedkd.rng import borrowed, noise_stream, numpy_stream, torch_stream
 
 KEYS = list(itertools.product((0, 1), ("training", "filter"), (0, 1, 2), (-1, 0, 1)))
 
@@ -81,3 +81,28 @@ def test_borrowed_puts_the_state_back_after_an_error():
     with pytest.raises(KeyError):
         _fail_inside()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def _words(generator: torch.Generator) -> list[int]:
+    return generator.get_state()[24 : 24 + 8 * 624].view(torch.int64).tolist()
+
+
+def _seeded_successor(word: int) -> int:
+    """Return the second word of a Mersenne twister that was seeded with ``word`` (32 bits)."""
+    return (1812433253 * (word ^ (word >> 30)) + 1) % 2**32
+
+
+def test_a_secret_stream_is_no_stream_of_a_32_bit_seed():
+    seeded = _words(torch.Generator().manual_seed(12345))
+    assert seeded[1] == _seeded_successor(seeded[0])
+    secret = _words(noise_stream(None, "noise"))
+    assert secret[1] != _seeded_successor(secret[0])
+    assert len(set(secret)) > 600
+    assert set(secret).isdisjoint(_words(noise_stream(None, "noise")))
+    assert all(0 <= word < 2**32 for word in secret)
+
+
+def test_a_secret_stream_is_as_good_as_any():
+    drawn = torch.rand(100_000, generator=noise_stream(None, "noise"))
+    assert abs(float(drawn.mean()) - 0.5) < 0.005  # 5.5 standard errors
+    assert abs(float(drawn.var()) - 1 / 12) < 0.002

@@ -96,6 +96,97 @@ def test_a_bad_upload_is_dropped_with_its_reason(kind):
         assert number not in text
 
 
+TOP = {
+    "classes": torch.tensor([[0, 2], [1, 0], [2, 1]]),
+    "scores": torch.tensor([[0.5, 0.25], [0.75, 0.0], [0.6, 0.4]]),
+}
+
+
+def test_some_classes_of_a_row_are_read_as_all_of_them():
+    read = check_knowledge(_good(**TOP), EXPECTED)
+    expected = torch.tensor([[0.5, 0.25, 0.25], [0.0, 0.75, 0.25], [0.0, 0.4, 0.6]])
+    torch.testing.assert_close(read.scores, expected)
+    assert read.classes is None
+    silent = _good(
+        rows=torch.arange(0),
+        scores=torch.zeros(0, 2),
+        weights=torch.zeros(0),
+        classes=torch.zeros(0, 2, dtype=torch.int64),
+    )
+    assert check_knowledge(silent, EXPECTED).scores.shape == (0, 3)
+
+
+def _top(**changes) -> Knowledge:
+    return _good(**{**TOP, **changes})
+
+
+BAD_CLASSES = {
+    "a class that is not there": (_top(classes=TOP["classes"] + 1), "do not exist"),
+    "a negative class": (_top(classes=TOP["classes"] - 1), "do not exist"),
+    "a class twice": (_top(classes=torch.tensor([[0, 0], [1, 0], [2, 1]])), "repeated in a row"),
+    "of another type": (_top(classes=TOP["classes"].int()), "as many classes"),
+    "for fewer rows": (_top(classes=TOP["classes"][:2]), "as many classes"),
+    "fewer than scores": (_top(classes=TOP["classes"][:, :1]), "as many classes"),
+    "none": (_top(scores=torch.zeros(3, 0), classes=torch.zeros(3, 0).long()), "no classes"),
+    "more than all": (
+        _top(scores=torch.zeros(3, 4), classes=torch.arange(4).repeat(3, 1)),
+        "more than there are",
+    ),
+    "a label space of its own": (_good(classes=torch.arange(3)), "label space"),
+    "of one dimension less": (_good(classes=torch.tensor(3)), "label space"),
+    "more than one in all": (_top(scores=torch.full((3, 2), 0.75)), "not probabilities"),
+    "negative scores": (_top(scores=torch.full((3, 2), -0.1)), "not probabilities"),
+    "all classes, but not one in all": (
+        _top(scores=torch.full((3, 3), 0.2), classes=torch.arange(3).repeat(3, 1)),
+        "not probabilities",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_CLASSES)
+def test_bad_classes_are_dropped_with_their_reason(kind):
+    upload, reason = BAD_CLASSES[kind]
+    with pytest.raises(UploadError, match=reason):
+        check_knowledge(upload, EXPECTED)
+
+
+def test_logits_of_some_classes_are_dropped():
+    upload = _top(space=Space.LOGITS, temperature=1.0)
+    with pytest.raises(UploadError, match="logits of some classes"):
+        check_knowledge(upload, LOGITS)
+
+
+TELLING = replace(EXPECTED, row_temperatures=(3.0, 8.1))
+
+
+def _told(*values: float) -> Knowledge:
+    return _good(row_temperatures=torch.tensor(values))
+
+
+def test_temperatures_told_in_the_protectors_range_pass():
+    upload = _told(3.0, 4.5, 8.1)
+    assert check_knowledge(upload, TELLING) is upload
+
+
+@pytest.mark.parametrize(
+    ("upload", "expected", "reason"),
+    [
+        (_told(3.0, 3.0, 3.0), EXPECTED, "where none are"),
+        (_good(), TELLING, "none where they are"),
+        (_told(3.0, 3.0), TELLING, "as many float32 temperatures"),
+        (_good(row_temperatures=torch.full((3,), 3.0).double()), TELLING, "float32"),
+        (_told(3.0, 2.9, 3.0), TELLING, "out of the protector's range"),
+        (_told(3.0, 8.2, 3.0), TELLING, "out of the protector's range"),
+        (_told(3.0, 1e6, 3.0), TELLING, "out of the protector's range"),
+        (_told(3.0, NAN, 3.0), TELLING, "out of the protector's range"),
+        (_told(3.0, INF, 3.0), TELLING, "out of the protector's range"),
+    ],
+)
+def test_bad_temperatures_are_dropped_with_their_reason(upload, expected, reason):
+    with pytest.raises(UploadError, match=reason):
+        check_knowledge(upload, expected)
+
+
 @pytest.mark.parametrize("n_rows", [0, 3, 9])
 def test_rows_are_judged_by_this_runs_proxy_set(n_rows):
     with pytest.raises(UploadError, match="outside the proxy set"):

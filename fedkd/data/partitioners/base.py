@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,13 @@ Rows = NDArray[np.int64]
 
 
 class Partitioner(ABC):
-    """Names and parameters follow Flower Datasets."""
+    """Names and parameters follow Flower Datasets.
+
+    Attributes:
+        shares_rows: one example may be held by several clients.
+    """
+
+    shares_rows: ClassVar[bool] = False
 
     @abstractmethod
     def split(self, labels: Rows, n_clients: int, *, rng: np.random.Generator) -> list[Rows]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
@@ -22,6 +22,7 @@ class Resample(Partitioner):
     disjoint clients.
     """
 
+    shares_rows: ClassVar[bool] = True
     rows: Annotated[int, Ge(1)] = 50
     alpha: Annotated[float, Gt(0), Le(1e6)] = 0.3
 

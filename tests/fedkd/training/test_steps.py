@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.distillers.base import Distiller
+from fedkd.distillers.kl import KL
 from fedkd.tasks import Classification
 from fedkd.training.recipe import OptimizerName, Order, Training
 from fedkd.training.steps import (
@@ -110,6 +111,26 @@ def test_a_distillation_pass_sees_every_row_once():
     spy = Spy()
     distil_pass(_student(), _lesson(10, spy), recipe=RECIPE, rng=_rng())
     assert spy.rows == [4, 4, 2]
+
+
+def test_rows_are_learnt_at_the_temperatures_they_were_told():
+    recipe = replace(RECIPE, optimizer=OptimizerName.SGD, batch_size=4)
+    teacher, told = torch.eye(3)[[0, 1, 2, 0]], torch.tensor([1.0, 3.0, 3.0, 8.0])
+    lesson = replace(_lesson(4, Spy()), scores=teacher, distiller=KL(temperature=3.0))
+    student, expected, agreed = (_student(recipe) for _ in range(3))
+    distil_pass(student, replace(lesson, row_temperatures=told), recipe=recipe, rng=_rng())
+    distil_pass(agreed, lesson, recipe=recipe, rng=_rng())
+    logits = expected.module(lesson.inputs)
+    losses = [
+        KL(temperature=float(t)).loss(logits[i, None], teacher[i, None]) for i, t in enumerate(told)
+    ]
+    torch.cat(losses).mean().backward()
+    for p in expected.module.parameters():
+        p.data -= recipe.learning_rate * p.grad
+    pairs = zip(student.module.parameters(), expected.module.parameters(), strict=True)
+    assert all(torch.allclose(got, wanted, atol=1e-6) for got, wanted in pairs)
+    pairs = zip(student.module.parameters(), agreed.module.parameters(), strict=True)
+    assert not all(torch.allclose(got, other, atol=1e-3) for got, other in pairs)
 
 
 def test_batches_are_a_permutation_of_the_rows():

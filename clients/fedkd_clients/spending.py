@@ -1,0 +1,68 @@
+"""A client's own privacy ledger: it refuses by itself, whatever the server asks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedkd.errors import BudgetSpent
+from fedkd.methods.base import MessageKind
+from fedkd.privacy.events import Event, Unit
+from fedkd.privacy.ledger import Channel, Charge, Ledger, Release
+from fedkd.privacy.releases import guard
+from fedkd.scenario import Scenario
+
+
+class Uncharged(RuntimeError):
+    """Private data was touched otherwise than the ledger says; nothing may leave."""
+
+
+class Spending:
+    """The ledgers of some clients, one file each where there is a folder.
+
+    Args:
+        scenario: with every noise multiplier known.
+        folder: where ledgers outlive this process, and the run; None keeps them in memory.
+    """
+
+    def __init__(self, scenario: Scenario, folder: Path | None) -> None:
+        self._scenario, self._folder = scenario, folder
+        self._ledgers: dict[int, Ledger] = {}
+
+    def charge(self, client: int, planned: Sequence[Release], *, round: int) -> list[Release]:
+        """Write down what a round will release to the server, and return it.
+
+        Raises:
+            BudgetSpent: it would take the client beyond the target; nothing was written.
+        """
+        mine = [release for release in planned if release.channel is Channel.UPLOAD]
+        ledger, kept, privacy = self._ledger(client), guard(self._scenario), self._scenario.privacy
+        if kept is not None and privacy.target_epsilon is not None:
+            after = ledger.epsilon(client, *kept, delta=privacy.delta, planned=mine)
+            if after > privacy.target_epsilon:
+                raise BudgetSpent(
+                    f"round {round} would take client {client} to epsilon {after:.4g}, beyond "
+                    f"privacy.target_epsilon={privacy.target_epsilon:g}"
+                )
+        ledger.add(Charge(round=round, client=client, release=release) for release in mine)
+        return mine
+
+    def verify(self, client: int, done: Sequence[Event], charged: Sequence[Release]) -> None:
+        """Compare what was done to private examples under DP-SGD with what was charged.
+
+        Raises:
+            Uncharged: they differ, so the guarantee would be false.
+        """
+        sends = self._scenario.method.message is not MessageKind.NOTHING
+        if not (self._scenario.privacy.dp_sgd and sends):
+            return
+        paid = [release.event for release in charged if release.unit is Unit.RECORD]
+        if Counter(done) != Counter(paid):
+            raise Uncharged(f"client {client} did {list(done)!r}, but was charged {paid!r}")
+
+    def _ledger(self, client: int) -> Ledger:
+        if client not in self._ledgers:
+            path = None if self._folder is None else self._folder / f"client-{client}.jsonl"
+            self._ledgers[client] = Ledger(path=path)
+        return self._ledgers[client]

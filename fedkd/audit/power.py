@@ -1,0 +1,91 @@
+"""What an audit could find at all: its power against the most revealing mechanism of an epsilon.
+
+Power is the chance that the certified epsilon exceeds a target when the truth is randomized
+response (or its like for secrets) of the given epsilon, and the attack is perfect. Real attacks
+are worse, so these are upper limits to be printed next to a result of 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import expit
+from scipy.stats import binom
+
+from fedkd.audit.guesses import Guesses
+from fedkd.audit.intervals import lower_limit, upper_limit
+from fedkd.audit.kary import kary_epsilon, success_rate
+from fedkd.audit.one_run import one_run_p
+
+LARGEST_EPSILON = 20.0
+
+
+def membership_power(
+    n_members: int, n_nonmembers: int, *, epsilon: float, target: float = 0.0, alpha: float = 0.05
+) -> float:
+    """Return the power of a fixed threshold on so many scores, all of them bounded."""
+    low = lower_limit(np.arange(n_members + 1), n_members, alpha=alpha / 2)
+    high = upper_limit(np.arange(n_nonmembers + 1), n_nonmembers, alpha=alpha / 2)
+    odds = np.exp(target)
+    fpr_below = np.maximum(low / odds, 1 - odds * (1 - low))  # either direction certifies then
+    alarms = np.searchsorted(high, fpr_below, side="left") - 1
+    rate = float(expit(epsilon))
+    quiet = np.where(alarms >= 0, binom.cdf(alarms, n_nonmembers, 1 - rate), 0.0)
+    return float(binom.pmf(np.arange(n_members + 1), n_members, rate) @ quiet)
+
+
+def kary_power(
+    n_canaries: int,
+    n_candidates: int,
+    *,
+    epsilon: float,
+    top: int = 1,
+    target: float = 0.0,
+    alpha: float = 0.05,
+) -> float:
+    """Return the power of so many canaries whose secret is one of ``n_candidates``."""
+    certified = kary_epsilon(
+        np.arange(n_canaries + 1), n_canaries, n_candidates=n_candidates, top=top, alpha=alpha
+    )
+    enough = int((certified <= target).sum())
+    rate = success_rate(epsilon, n_candidates, top=top)
+    return float(binom.sf(enough - 1, n_canaries, rate))
+
+
+def one_run_power(
+    n_canaries: int,
+    n_guesses: int,
+    *,
+    epsilon: float,
+    target: float = 0.0,
+    delta: float = 0.0,
+    alpha: float = 0.05,
+) -> float:
+    """Return the power of so many guesses about so many canaries in one run."""
+    few, enough = -1, n_guesses + 1
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        guesses = Guesses(n_canaries=n_canaries, made=n_guesses, correct=middle)
+        rejected = bool(one_run_p(guesses, target, delta=delta) < alpha)
+        few, enough = (few, middle) if rejected else (middle, enough)
+    return float(binom.sf(enough - 1, n_guesses, float(expit(epsilon))))
+
+
+def detectable(power: Callable[[float], float], *, wanted: float = 0.8) -> float:
+    """Return the least true epsilon (to 0.01) that is found with probability ``wanted``.
+
+    Args:
+        power: of a true epsilon, rising; such as ``lambda e: kary_power(100, 10, epsilon=e)``.
+        wanted: between 0 and 1.
+
+    Returns:
+        Infinity when even an epsilon of 20 is not.
+    """
+    low, high = 0.0, LARGEST_EPSILON
+    if power(high) < wanted:
+        return float("inf")
+    while high - low > 0.01:
+        middle = (low + high) / 2
+        low, high = (low, middle) if power(middle) >= wanted else (middle, high)
+    return high

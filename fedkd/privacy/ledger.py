@@ -1,0 +1,154 @@
+"""The privacy ledger: every release of every client, written down before it happens."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from fedkd.errors import ConfigError
+from fedkd.privacy.accounting import epsilon
+from fedkd.privacy.events import Event, Unit, from_plain, to_plain
+from fedkd.types import SCHEMA
+
+
+class Channel(StrEnum):
+    """Who learns a release."""
+
+    UPLOAD = "upload"
+    """The server, and whoever it tells."""
+    CONSENSUS = "consensus"
+    """Everybody who sees the consensus; the server, which adds the noise, is trusted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """One thing a client lets out in one round.
+
+    Attributes:
+        what: a few words for the officer.
+        unit: whom the event's bound protects.
+        channel: who learns it.
+        event: what it costs.
+    """
+
+    what: str
+    unit: Unit
+    channel: Channel
+    event: Event
+
+
+@dataclass(frozen=True, kw_only=True)
+class Charge:
+    """A release with its client and round."""
+
+    round: int
+    client: int
+    release: Release
+
+
+@dataclass(kw_only=True)
+class Ledger:
+    """What has been released so far; with a path, every line is on disk before it counts.
+
+    Attributes:
+        path: a JSON-lines file, read when it exists; None keeps the ledger in memory.
+        charges: in the order they were made.
+    """
+
+    path: Path | None = None
+    charges: list[Charge] = field(default_factory=list[Charge])
+
+    def __post_init__(self) -> None:
+        """Read the file; ConfigError when a line is damaged, since a gap would hide spending.
+
+        A last line without its end was being written when the process died: its round never
+        started, so it is taken off.
+        """
+        if self.path is not None and self.path.exists():
+            whole = self.path.read_bytes()
+            complete = whole[: whole.rfind(b"\n") + 1]
+            if len(complete) < len(whole):
+                os.truncate(self.path, len(complete))
+            self.charges = [*_read(self.path)]
+
+    def add(self, charges: Iterable[Charge]) -> None:
+        """Write charges down; they count from now on, whatever becomes of the round."""
+        new = list(charges)
+        if self.path is not None and new:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(_line(charge) + "\n" for charge in new)
+                file.flush()
+                os.fsync(file.fileno())
+        self.charges += new
+
+    def clients(self) -> list[int]:
+        """Return the clients that were charged, ascending."""
+        return sorted({charge.client for charge in self.charges})
+
+    def of(self, client: int, unit: Unit, channel: Channel) -> list[Charge]:
+        """Return one client's charges of one unit and channel, in order."""
+        return [
+            charge
+            for charge in self.charges
+            if charge.client == client
+            and (charge.release.unit, charge.release.channel) == (unit, channel)
+        ]
+
+    def epsilon(
+        self,
+        client: int,
+        unit: Unit,
+        channel: Channel,
+        *,
+        delta: float,
+        planned: Iterable[Release] = (),
+    ) -> float:
+        """Return a client's epsilon, with releases that are only planned counted in.
+
+        Only releases of this unit and channel count; units are never added to each other.
+        """
+        events = [charge.release.event for charge in self.of(client, unit, channel)]
+        events += [r.event for r in planned if (r.unit, r.channel) == (unit, channel)]
+        return epsilon(events, delta=delta)
+
+
+def _line(charge: Charge) -> str:
+    release = charge.release
+    tree = {
+        "schema": SCHEMA,
+        "round": charge.round,
+        "client": charge.client,
+        "what": release.what,
+        "unit": release.unit.value,
+        "channel": release.channel.value,
+        "event": to_plain(release.event),
+    }
+    return json.dumps(tree)
+
+
+def _read(path: Path) -> Iterator[Charge]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            tree = json.loads(line)
+            if tree["schema"] != SCHEMA:
+                found = tree["schema"]
+                raise ConfigError(f"{path}: line {number} has schema {found!r}, not {SCHEMA}")
+            release = Release(
+                what=tree["what"],
+                unit=Unit(tree["unit"]),
+                channel=Channel(tree["channel"]),
+                event=from_plain(tree["event"]),
+            )
+            yield Charge(round=tree["round"], client=tree["client"], release=release)
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(
+                f"{path}: line {number} of the privacy ledger is damaged ({line[:40]!r}); what it "
+                "counted is unknown, so nothing more may be released: restore the file"
+            ) from None

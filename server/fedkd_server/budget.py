@@ -1,0 +1,48 @@
+"""Who may still take part: the server's privacy ledger, charged before a round starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedkd.privacy.ledger import Charge, Ledger, Release
+from fedkd.privacy.releases import guard, releases
+from fedkd.scenario import Scenario
+
+
+class Budget:
+    """Leaves clients out of a round that would take them over the target epsilon.
+
+    Args:
+        scenario: with every noise multiplier known.
+        ledger: what this run has released so far.
+        n_rows: rows of the proxy set.
+    """
+
+    def __init__(self, scenario: Scenario, ledger: Ledger, *, n_rows: int) -> None:
+        self._scenario, self._ledger, self._n_rows = scenario, ledger, n_rows
+        self._refused: set[int] = set()
+
+    def admit(self, members: Sequence[int], *, round: int) -> list[int]:
+        """Return the members the round leaves within budget, their releases written down."""
+        admitted: list[int] = []
+        charged = set(self._ledger.clients())
+        for client in members:
+            planned = releases(self._scenario, n_rows=self._n_rows, first=client not in charged)
+            if client in self._refused or self._exceeds(client, planned):
+                continue
+            self._ledger.add(
+                Charge(round=round, client=client, release=release) for release in planned
+            )
+            admitted.append(client)
+        return admitted
+
+    def refuse(self, client: int) -> None:
+        """Leave a client out from now on: its own ledger says that its budget is spent."""
+        self._refused.add(client)
+
+    def _exceeds(self, client: int, planned: Sequence[Release]) -> bool:
+        kept, privacy = guard(self._scenario), self._scenario.privacy
+        if kept is None or privacy.target_epsilon is None:
+            return False
+        after = self._ledger.epsilon(client, *kept, delta=privacy.delta, planned=planned)
+        return after > privacy.target_epsilon

@@ -1,0 +1,98 @@
+"""Budgets: a client is left out before the round that would exceed its target, not after it."""
+
+from __future__ import annotations
+
+import pytest
+from fedkd_clients.app import fleet_in_memory
+from fedkd_server.budget import Budget
+
+from fedkd.compose import compose
+from fedkd.privacy.accounting import epsilon
+from fedkd.privacy.events import SampledGaussian, Unit
+from fedkd.privacy.ledger import Channel, Ledger
+from fedkd.simulation import simulate
+
+GUARD = (Unit.RECORD, Channel.UPLOAD)
+DP = ["scenario=dp_sgd", "data=digits", "models=mlp", "proxy.size=60", "clients=3", "rounds=6"]
+TIGHT = [*DP, "privacy.noise_multiplier=1.5", "privacy.sampling_probability=0.25"]
+
+
+def _cost(rounds: int) -> float:
+    return epsilon([SampledGaussian(0.25, 1.5, 4)] * rounds, delta=1e-5)
+
+
+def _within(rounds: int) -> list[str]:
+    """Return a scenario whose budget allows so many rounds and not one more."""
+    target = (_cost(rounds) + _cost(rounds + 1)) / 2
+    return [*TIGHT, f"privacy.target_epsilon={target}"]
+
+
+def test_the_ledger_is_charged_before_anybody_is_asked_and_stops_in_time():
+    scenario, ledger = compose(_within(3)), Ledger()
+    budget = Budget(scenario, ledger, n_rows=60)
+    admitted = [budget.admit([0, 1, 2], round=n) for n in range(1, 6)]
+    assert admitted == [[0, 1, 2]] * 3 + [[], []]
+    spent = ledger.epsilon(0, *GUARD, delta=1e-5)
+    assert spent == _cost(3)
+    assert spent <= scenario.privacy.target_epsilon < _cost(4)
+
+
+def test_clients_that_took_part_less_often_may_go_on():
+    budget = Budget(compose(_within(2)), Ledger(), n_rows=60)
+    cohorts = [[0, 1], [0, 2], [0, 1], [0, 1, 2], [0, 1, 2]]
+    admitted = [budget.admit(members, round=n) for n, members in enumerate(cohorts, start=1)]
+    assert admitted == [[0, 1], [0, 2], [1], [2], []]
+
+
+def test_without_a_target_nobody_is_left_out():
+    scenario = compose([*TIGHT, "privacy.target_epsilon=null"])
+    budget = Budget(scenario, Ledger(), n_rows=60)
+    assert all(budget.admit([0], round=n) == [0] for n in range(1, 30))
+
+
+def test_a_run_ends_cleanly_when_no_budget_is_left_and_says_so(tmp_path):
+    summary = simulate(_within(2), out=tmp_path)
+    assert (summary["status"], summary["rounds_done"], summary["left_out"]) == ("finished", 2, 3)
+    assert summary["accuracy_distilled_mean"] is not None
+    assert summary["privacy_level"] == 2
+    assert summary["epsilon"] == pytest.approx(_cost(2))
+
+
+def test_clients_remember_across_runs_what_they_spent(tmp_path, play):
+    def asked(n_rounds: int) -> list[int]:
+        scenario = compose([*_within(3), f"rounds={n_rounds}"])
+        fleet = fleet_in_memory(scenario, tmp_path / "ledgers")
+        return [len(r.cohort) for r in play(scenario, fleet_for=lambda _: fleet)[1:]]
+
+    assert asked(2) == [3, 3]
+    first = Ledger(path=tmp_path / "ledgers" / "client-0.jsonl")
+    assert first.epsilon(0, *GUARD, delta=1e-5) == _cost(2)
+    assert asked(9) == [3, 0]
+
+
+def test_a_client_refuses_by_itself_whatever_the_server_asks(tmp_path, play, monkeypatch):
+    monkeypatch.setattr(Budget, "_exceeds", lambda *_: False)
+    results = play(compose(_within(2)))
+    assert [len(result.cohort) for result in results] == [0, 3, 3, 0]
+    assert results[-1].left_out == [0, 1, 2]
+    assert not results[-1].failures
+
+
+def test_a_round_that_did_something_else_than_charged_uploads_nothing(play, monkeypatch):
+    """As if a bug, or an engineer in a hurry, had left Poisson sampling or steps out."""
+    from fedkd_clients.learner import SerialLearner
+
+    monkeypatch.setattr(
+        SerialLearner, "take_events", lambda *_: [SampledGaussian(0.5, 1.5, 4)], raising=True
+    )
+    from fedkd.errors import RunStopped
+
+    with pytest.raises(RunStopped, match="Uncharged"):
+        play(compose(_within(3)))
+
+
+def test_secret_noise_differs_from_run_to_run_and_seeded_noise_does_not(tmp_path):
+    words = [*TIGHT, "privacy.target_epsilon=null", "rounds=1"]
+    seeded = {simulate(words, out=tmp_path)["result_hash"] for _ in range(2)}
+    secret = {simulate([*words, "seeds.noise=secret"], out=tmp_path)["result_hash"] for _ in "ab"}
+    assert (len(seeded), len(secret)) == (1, 2)
