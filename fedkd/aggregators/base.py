@@ -62,7 +62,7 @@ class Aggregator(ABC):
     def event(self, *, n_rows: int) -> Event:
         """Return what one consensus over ``n_rows`` proxy rows tells about a whole client.
 
-        The unit is one client whose upload is replaced by any other, or by none; the neighboring
+        The unit is one client whose upload is replaced by any other; the neighboring
         consensus is seen by everybody but the server, which is trusted to add the noise.
         """
         return Uncounted("the consensus carries no noise")
