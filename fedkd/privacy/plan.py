@@ -123,7 +123,7 @@ def _parts(scenario: Scenario) -> list[object]:
 
 def _refuse_worthless_votes(scenario: Scenario) -> None:
     method = scenario.method
-    if not isinstance(method, CoDistillation):
+    if not isinstance(method, CoDistillation) or not method.aggregator.event(n_rows=1).counted:
         return
     n_rows, n_classes = proxy_rows(scenario), load(scenario.data).n_classes
     event = method.aggregator.event(n_rows=n_rows)
