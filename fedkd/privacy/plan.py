@@ -18,7 +18,7 @@ from fedkd.privacy.accounting import calibrate
 from fedkd.privacy.events import Event, Gaussian
 from fedkd.privacy.releases import NOISE, guard, lacks_noise, releases
 from fedkd.privacy.settings import Privacy
-from fedkd.privacy.votes import unanimous_error
+from fedkd.privacy.votes import noise_per_sum, unanimous_error
 from fedkd.protectors.none import NoProtection
 from fedkd.registry import describe
 from fedkd.scenario import Scenario
@@ -129,8 +129,9 @@ def _refuse_worthless_votes(scenario: Scenario) -> None:
     event = method.aggregator.event(n_rows=n_rows)
     if not isinstance(event, Gaussian):
         return
-    voters, noise = scenario.cohort or scenario.clients, event.noise_multiplier
-    wrong = unanimous_error(voters, noise_std=noise * (2 * n_rows) ** 0.5, n_classes=n_classes)
+    voters = scenario.cohort or scenario.clients
+    noise = noise_per_sum(event.noise_multiplier, n_rows=n_rows)
+    wrong = unanimous_error(voters, noise_std=noise, n_classes=n_classes)
     if wrong > WORTHLESS:
         raise ConfigError(
             f"method.aggregator: with K = {voters} clients and {n_rows:,} rows in each of "

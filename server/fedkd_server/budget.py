@@ -25,15 +25,15 @@ class Budget:
     def admit(self, members: Sequence[int], *, round: int) -> list[int]:
         """Return the members the round leaves within budget, their releases written down."""
         admitted: list[int] = []
+        charges: list[Charge] = []  # one write for all of them
         charged = set(self._ledger.clients())
         for client in members:
             planned = releases(self._scenario, n_rows=self._n_rows, first=client not in charged)
             if client in self._refused or self._exceeds(client, planned):
                 continue
-            self._ledger.add(
-                Charge(round=round, client=client, release=release) for release in planned
-            )
+            charges += [Charge(round=round, client=client, release=one) for one in planned]
             admitted.append(client)
+        self._ledger.add(charges)
         return admitted
 
     def refuse(self, client: int) -> None:
