@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from fedkd.types import Broadcast, ProxySet, Update, Upload
 
 SERVER = -1
 """The client column of measurements that are about the whole run."""
@@ -41,6 +43,23 @@ class Failure:
     reason: str
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Traffic:
+    """What the server received and made in a round; a transcript keeps it, nothing else does.
+
+    Attributes:
+        uploads: sound uploads by client; none where the server sees masked sums only.
+        broadcast: what every client is sent next.
+        proxy: the proxy set, in round 0.
+        student: the parameters of the server's student after the round, or None.
+    """
+
+    uploads: Mapping[int, Upload] = field(default_factory=dict[int, Upload])
+    broadcast: Broadcast | None = None
+    proxy: ProxySet | None = None
+    student: Update | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class RoundResult:
     """What one round left behind; the round loop yields these.
@@ -52,6 +71,7 @@ class RoundResult:
         failures: clients that gave nothing usable.
         left_out: clients drawn for the round whose privacy budget it would have exceeded.
         digest: SHA-256 of the round's broadcast; empty when there is none.
+        traffic: the messages themselves; dropped from results that are kept.
     """
 
     round: int
@@ -60,6 +80,7 @@ class RoundResult:
     failures: list[Failure] = field(default_factory=list[Failure])
     left_out: list[int] = field(default_factory=list[int])
     digest: str = ""
+    traffic: Traffic | None = None
 
 
 def result_hash(rounds: Sequence[RoundResult]) -> str:
@@ -102,6 +123,10 @@ def summarise(rounds: Sequence[RoundResult]) -> dict[str, Any]:
         "accuracy_local_mean": _mean(latest(table, "accuracy_local")),
         "teacher_accuracy": _mean(latest(table, "teacher_accuracy")),
         "server_accuracy": _mean(latest(table, "server_accuracy")),
+        "bits_per_character_mean": _mean(latest(table, "bits_per_character")),
+        "bits_per_character_distilled_mean": _mean(latest(table, "bits_per_character_distilled")),
+        "bits_per_character_local_mean": _mean(latest(table, "bits_per_character_local")),
+        "server_bits_per_character": _mean(latest(table, "server_bits_per_character")),
         "coverage": _mean(latest(table, "coverage")),
         "keepers_per_row": _mean(latest(table, "keepers_per_row")),
         "keep_precision": _mean(latest(table, "keep_precision")),

@@ -14,7 +14,7 @@ import platform
 import resource
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -85,8 +85,9 @@ class RunFolder:
     def record(self, stream: Iterator[RoundResult]) -> Iterator[RoundResult]:
         """Pass the stream on and write every result down before it is seen."""
         for result in stream:
-            self.rounds.append(result)
-            self._append_event(result)
+            kept = replace(result, traffic=None)
+            self.rounds.append(kept)
+            self._append_event(kept)
             yield result
 
     def summary(self) -> dict[str, Any]:
@@ -115,7 +116,9 @@ class RunFolder:
         }
 
     def _append_event(self, result: RoundResult) -> None:
-        line = json.dumps({"schema": SCHEMA, "event": "round", **asdict(result)})
+        facts = asdict(result)
+        del facts["traffic"]
+        line = json.dumps({"schema": SCHEMA, "event": "round", **facts})
         with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 

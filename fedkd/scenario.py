@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval
 
+from fedkd.canaries.settings import Canaries
 from fedkd.data.datasets.base import DataSet
 from fedkd.data.datasets.fashion_mini import FashionMini
 from fedkd.data.federation import Layout
@@ -31,7 +32,7 @@ from fedkd.protectors.base import Protector
 from fedkd.protectors.none import NoProtection
 from fedkd.registry import build, describe
 from fedkd.training.recipe import Training
-from fedkd.types import SCHEMA, Space
+from fedkd.types import SCHEMA, ProxySource, Space
 
 
 class Device(StrEnum):
@@ -40,6 +41,14 @@ class Device(StrEnum):
     CPU = "cpu"
     CUDA = "cuda"
     AUTO = "auto"
+
+
+class Kept(StrEnum):
+    """Which rounds a transcript keeps."""
+
+    NONE = "none"
+    LAST = "last"
+    ALL = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +101,8 @@ class Scenario:
         n_min: with masked sums, a row that fewer clients kept is never summed.
         training: local training, the same for every method.
         server_model: an architecture that the server distils from the consensus, or None.
+        canaries: planted examples with secrets, for audits; None plants nothing.
+        transcript: which rounds' messages are kept in the run folder, for audits.
         local_test_fraction: share of a client's examples kept for its own test.
         measure_every: rounds between measurements of the client models (the last one always).
         min_completion: the run stops when a smaller share of a cohort answers.
@@ -116,6 +127,8 @@ class Scenario:
     n_min: Annotated[int, Ge(2)] = 3
     training: Training = field(default_factory=Training)
     server_model: Model | None = None
+    canaries: Canaries | None = None
+    transcript: Kept = Kept.NONE
     local_test_fraction: Annotated[float, Interval(ge=0, lt=1)] = 0.1
     measure_every: Annotated[int, Ge(1)] = 1
     min_completion: Annotated[float, Interval(gt=0, le=1)] = 0.5
@@ -126,6 +139,7 @@ class Scenario:
         """Refuse mixes that cannot run, before anything is trained."""
         self._check_models()
         self._check_parts()
+        self._check_canaries()
         for refusal in refusals(self):
             raise ConfigError(refusal)
         if self.cohort is not None and self.cohort > self.clients:
@@ -150,22 +164,39 @@ class Scenario:
                     f"protector: {describe(self.protector)['name']!r} makes probabilities, but the "
                     "method's distiller reads logits; use the distiller kl, or another protector"
                 )
-            self._check_protector(method.distiller.teacher_temperature)
+            self._check_protector(method)
         if self.server_model is not None and not speaks:
             raise ConfigError("server_model: this method makes no consensus to distil; use null")
         if not isinstance(self.protector, NoProtection) and not speaks:
             raise ConfigError("protector: this method sends no knowledge to protect; use none")
 
-    def _check_protector(self, temperature: float) -> None:
+    def _check_protector(self, method: CoDistillation) -> None:
+        temperature = method.distiller.teacher_temperature
         try:
             self.protector.check(temperature=temperature)
         except ConfigError as error:
             raise ConfigError(f"protector: {error}") from None
-        told = self.protector.row_temperatures(temperature=temperature)
-        if told is not None and self.server_view is ServerView.SUMS:
+        if self.protector.row_temperatures(temperature=temperature) is None:
+            return
+        if not method.aggregator.reads_row_temperatures:
+            raise ConfigError(
+                f"protector: the aggregator {describe(method.aggregator)['name']!r} adds no noise "
+                "to temperatures told row by row; use server_temperature=agreed, or the "
+                "aggregator gnmax"
+            )
+        if self.server_view is ServerView.SUMS:
             raise ConfigError(
                 "protector: temperatures told row by row would leave beside the masked sums; use "
                 "server_temperature=agreed, or server_view=uploads"
+            )
+
+    def _check_canaries(self) -> None:
+        if self.canaries is None or not self.canaries.in_proxy:
+            return
+        if self.proxy.source is not ProxySource.POOLED:
+            raise ConfigError(
+                "canaries.in_proxy: true, but no client contributes to this proxy set; use "
+                "proxy=pooled, or canaries.in_proxy=false"
             )
 
     def _check_models(self) -> None:
@@ -199,6 +230,7 @@ class Scenario:
             n_clients=self.clients,
             seed=self.partition_seed(),
             local_test_fraction=self.local_test_fraction,
+            canaries=self.canaries,
         )
 
     def partition_seed(self) -> int:

@@ -41,6 +41,8 @@ class ProxySet:
             copy a client receives names only its own rows; all others are ``NOBODY``.
         source: how the rows were obtained. ``POOLED`` rows are raw private examples in clear.
         version: grows by one whenever the server replaces the set.
+        rows_per_input: scores that one input is asked for: 1, or the positions of a sequence.
+            Both sides know it from the task; it does not travel.
     """
 
     inputs: Tensor
@@ -48,9 +50,15 @@ class ProxySet:
     owner: Tensor | None
     source: ProxySource
     version: int = 1
+    rows_per_input: int = 1
 
     def __len__(self) -> int:
         return self.inputs.shape[0]
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that clients answer: row ``i`` is about input ``i // rows_per_input``."""
+        return len(self) * self.rows_per_input
 
 
 LOGIT_LIMIT = 1e4
@@ -65,7 +73,7 @@ class Knowledge:
     """One client's scores for some proxy rows: its upload.
 
     Attributes:
-        rows: int64 ``[n]``, ascending positions in the proxy set, each at most once.
+        rows: int64 ``[n]``, ascending positions among the proxy set's rows, each at most once.
         scores: float32 ``[n, classes]``.
         weights: float32 ``[n]`` in (0, 1]; a hard filter sends ones.
         space: what ``scores`` are.

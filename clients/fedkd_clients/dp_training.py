@@ -30,7 +30,7 @@ from fedkd.errors import ConfigError
 from fedkd.privacy.events import Event, SampledGaussian, Uncounted
 from fedkd.rng import borrowed
 from fedkd.scenario import Scenario
-from fedkd.tasks import Task
+from fedkd.tasks import Task, as_rows
 from fedkd.training.recipe import Order
 from fedkd.training.steps import (
     Examples,
@@ -214,8 +214,9 @@ class PrivateGradients:
             return
         self._hooks.enable_hooks()
         with borrowed(self._streams.module):
-            logits = self._module(as_model_input(self._private.inputs[rows]))
-            self._task.loss(logits, self._private.labels[rows]).sum().backward()
+            logits = as_rows(self._module(as_model_input(self._private.inputs[rows])))
+            losses = self._task.loss(logits, self._private.labels[rows].flatten())
+            (losses.sum() / self._task.rows_per_input).backward()
         self._hooks.disable_hooks()
         for parameter in parameters:  # clipping cannot bound what is not finite
             parameter.grad_sample.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -109,7 +108,7 @@ class Fleet:
         state = self._learner.state(request.client)
         planned = releases(
             self._scenario,
-            n_rows=0 if state.proxy is None else len(state.proxy),
+            n_rows=0 if state.proxy is None else state.proxy.n_rows,
             first=state.weights is None,
         )
         return self._spending.charge(request.client, planned, round=request.round)
@@ -166,7 +165,7 @@ class Fleet:
         proxy = self._learner.state(request.client).proxy
         if proxy is None:
             raise MaskingError("sums over a proxy set that was never sent")
-        return len(proxy)
+        return proxy.n_rows
 
     def _kept(self, reply: Reply) -> Reply:
         """Store the client's state before its reply can leave, so that no mask is used twice."""
@@ -199,22 +198,23 @@ class Fleet:
     def _receive_proxy(self, client: int, proxy: ProxySet) -> None:
         inputs = self._proxy_inputs.setdefault(proxy.version, proxy.inputs.to(self._device))
         state = self._learner.state(client)
-        state.proxy, state.weights = replace(proxy, inputs=inputs), None
+        per_input = self._learner.task.rows_per_input
+        state.proxy = replace(proxy, inputs=inputs, rows_per_input=per_input)
+        state.weights = None
 
     def _measure(self, requests: Sequence[Request]) -> list[Reply]:
         replies: list[Reply] = []
         for request in requests:
             client, learner = request.client, self._learner
-            metrics = {
-                "accuracy": learner.accuracy(client, self._test),
-                "accuracy_local": learner.accuracy(client, learner.private(client).local_test),
-            }
+            metrics = learner.figures(client, self._test)
+            local = learner.figures(client, learner.private(client).local_test)
+            metrics |= {f"{name}_local": value for name, value in local.items()}
             if request.closing:
                 twin = learner.copies([client])
                 self._scenario.method.absorb(twin, [client], request.incoming)
-                metrics["accuracy_distilled"] = twin.accuracy(client, self._test)
-            known = {name: value for name, value in metrics.items() if not math.isnan(value)}
-            replies.append(Reply(client=client, metrics=known))
+                distilled = twin.figures(client, self._test)
+                metrics |= {f"{name}_distilled": value for name, value in distilled.items()}
+            replies.append(Reply(client=client, metrics=metrics))
         return replies
 
     @cached_property

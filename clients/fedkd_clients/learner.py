@@ -19,15 +19,16 @@ from fedkd.privacy.events import Event, Nothing
 from fedkd.rng import borrowed, noise_stream, torch_stream
 from fedkd.scenario import Scenario
 from fedkd.scorers.density import closeness
-from fedkd.tasks import Classification, Task
+from fedkd.tasks import Task
 from fedkd.training.steps import (
     Examples,
     Lesson,
     Student,
-    accuracy,
     distil_pass,
+    figures,
+    lesson_on,
     make_optimizer,
-    predict,
+    predict_rows,
     train_round,
 )
 from fedkd.types import Consensus, ProxySet, Update
@@ -46,7 +47,7 @@ class SerialLearner:
         self._live: dict[int, ClientState] = {}
         self._spaces: dict[tuple[Features, int], tuple[Transform, Tensor]] = {}
         self._spent: dict[int, list[Event]] = {}
-        self.task: Task = Classification(arrays.n_classes)
+        self.task: Task = arrays.task
 
         @cache
         def private(client: int) -> PrivateData:
@@ -103,7 +104,12 @@ class SerialLearner:
     def predict(self, clients: Sequence[int], rows: Sequence[Tensor]) -> list[Tensor]:
         """Predict the given proxy rows only."""
         return [
-            predict(self.state(client).student.module, self._proxy(client).inputs[some])
+            predict_rows(
+                self.state(client).student.module,
+                self._proxy(client).inputs,
+                some,
+                rows_per_input=self.task.rows_per_input,
+            )
             for client, some in zip(clients, rows, strict=True)
         ]
 
@@ -141,9 +147,9 @@ class SerialLearner:
         transform, shared = self._features(PCA(), self._proxy(client))
         return closeness(transform(self.private(client).train.inputs), shared)
 
-    def accuracy(self, client: int, examples: Examples) -> float:
-        """Return the share of ``examples`` the client's model gets right (NaN for none)."""
-        return accuracy(self.state(client).student.module, examples, task=self.task)
+    def figures(self, client: int, examples: Examples) -> dict[str, float]:
+        """Return the metrics of the client's model on ``examples``; empty for none."""
+        return figures(self.state(client).student.module, examples, task=self.task)
 
     def _train(self, client: int, lesson: Lesson | None) -> None:
         train_round(
@@ -212,13 +218,11 @@ class SerialLearner:
     ) -> Lesson | None:
         if teacher is None or distiller is None:
             return None
-        rows = teacher.rows.to(self._device)
-        told = teacher.row_temperatures
-        return Lesson(
-            inputs=self._proxy(client).inputs[rows],
-            scores=teacher.scores.to(self._device),
+        return lesson_on(
+            teacher,
+            self._proxy(client).inputs,
             distiller=distiller,
-            row_temperatures=None if told is None else told.to(self._device),
+            rows_per_input=self.task.rows_per_input,
         )
 
     def _weights(self, client: int, filter: Filter) -> Tensor:
@@ -240,10 +244,11 @@ class SerialLearner:
         if filter.space is not None:
             transform, shared = self._features(filter.space, proxy)
             private = transform(data.train.inputs)
-        own = torch.zeros(len(proxy), dtype=torch.bool, device=self._device)
+        own = torch.zeros(proxy.n_rows, dtype=torch.bool, device=self._device)
         labels = None
         if proxy.owner is not None:
-            own = (proxy.owner == client).to(self._device)
+            mine = (proxy.owner == client).to(self._device)
+            own = mine.repeat_interleave(proxy.rows_per_input)
         if filter.oracle:
             known = true_labels(self._scenario.layout(), proxy.ids.cpu().numpy())
             labels = torch.from_numpy(known).to(self._device)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedkd.data.federation import Rows, client_rows, external_rows, load
+from fedkd.data.federation import Rows, arrays_of, client_rows, external_rows
 from fedkd.methods.base import Holding
 from fedkd.scenario import Scenario
 from fedkd.training.steps import Examples
@@ -63,7 +63,7 @@ def contribution(data: PrivateData) -> ProxySet:
 
 
 def _examples(scenario: Scenario, rows: Rows, *, device: torch.device) -> Examples:
-    arrays = load(scenario.data)
+    arrays = arrays_of(scenario.layout())
     return Examples(
         inputs=torch.from_numpy(arrays.train_inputs[rows]).to(device),
         labels=torch.from_numpy(arrays.train_labels[rows]).to(device),

@@ -104,7 +104,8 @@ class FileStore:
         tensors = {"inputs": proxy.inputs, "ids": proxy.ids}
         if proxy.owner is not None:
             tensors["owner"] = proxy.owner
-        _write(path, tensors, {"schema": SCHEMA, "source": proxy.source.value})
+        facts = {"source": proxy.source.value, "rows_per_input": proxy.rows_per_input}
+        _write(path, tensors, {"schema": SCHEMA, **facts})
 
     def _proxy(self, client: int, version: int) -> ProxySet:
         tensors, facts = _read(self._proxy_path(client, version))
@@ -114,6 +115,7 @@ class FileStore:
             owner=tensors.get("owner"),
             source=ProxySource(facts["source"]),
             version=version,
+            rows_per_input=facts["rows_per_input"],
         )
 
 

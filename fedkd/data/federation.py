@@ -1,20 +1,22 @@
 """How a scenario's data is laid out: which rows each client trains on, tests on and gives away.
 
 Clients and server rebuild the layout from the scenario, so no index ever travels; each side
-takes only what it may see. The arrays and lists returned here are shared by all callers: do not
-write into them.
+takes only what it may see. Canaries are training rows after the data set's own. The arrays and
+lists returned here are shared by all callers: do not write into them.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge, Lt
 
+from fedkd.canaries.base import Canary
+from fedkd.canaries.settings import Canaries
 from fedkd.data.datasets.base import Arrays, DataSet
 from fedkd.data.partitioners.base import Partitioner, Rows
 from fedkd.data.proxies.base import Proxy
@@ -35,6 +37,7 @@ class Layout:
         n_clients: number of clients.
         seed: of the partition; training has its own.
         local_test_fraction: share of a client's rows that it keeps for its own test.
+        canaries: what is planted beside the data, or None.
     """
 
     data: DataSet
@@ -43,6 +46,7 @@ class Layout:
     n_clients: Annotated[int, Ge(1)]
     seed: Annotated[int, Ge(0)]
     local_test_fraction: Annotated[float, Ge(0), Lt(1)]
+    canaries: Canaries | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -61,10 +65,63 @@ class ClientRows:
     contributed: Rows
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Planted:
+    """A data set with the canaries' training rows after its own.
+
+    Attributes:
+        arrays: both together.
+        canaries: in order of their numbers.
+        number: int64 ``[rows]``, the canary of each row that was added.
+        holder: int64 ``[rows]``, the client that holds it.
+    """
+
+    arrays: Arrays
+    canaries: tuple[Canary, ...]
+    number: Rows
+    holder: Rows
+
+
 @lru_cache(maxsize=2)
 def load(data: DataSet) -> Arrays:
     """Return the data set's arrays, read once per process."""
     return data.load()
+
+
+@lru_cache(maxsize=2)
+def planted(layout: Layout) -> Planted:
+    """Return the data set with a layout's canaries; ConfigError when they do not fit it."""
+    arrays, nothing = load(layout.data), np.zeros(0, dtype=np.int64)
+    if layout.canaries is None:
+        return Planted(arrays=arrays, canaries=(), number=nothing, holder=nothing)
+    family = layout.canaries.family
+    canaries = layout.canaries.draw(arrays, n_clients=layout.n_clients, seed=layout.seed)
+    held = [(canary, holder) for canary in canaries for holder in canary.holders]
+    parts = [
+        family.rows(
+            arrays,
+            canary,
+            rng=numpy_stream(layout.seed, "canary rows", round=canary.number, client=holder),
+        )
+        for canary, holder in held
+    ]
+    sizes = [canary.insertions for canary, _ in held]
+    return Planted(
+        arrays=replace(
+            arrays,
+            train_inputs=np.concatenate([arrays.train_inputs, *(part[0] for part in parts)]),
+            train_labels=np.concatenate([arrays.train_labels, *(part[1] for part in parts)]),
+            strata=None,
+        ),
+        canaries=canaries,
+        number=np.repeat([canary.number for canary, _ in held], sizes),
+        holder=np.repeat([holder for _, holder in held], sizes),
+    )
+
+
+def arrays_of(layout: Layout) -> Arrays:
+    """Return the rows that a layout's indices are about: the data set's, then the canaries'."""
+    return planted(layout).arrays
 
 
 @lru_cache(maxsize=2)
@@ -77,18 +134,18 @@ def layout_rows(layout: Layout) -> tuple[Rows, list[ClientRows]]:
     Raises:
         ConfigError: the partitioner or the proxy source finds the numbers impossible.
     """
-    labels = load(layout.data).train_labels
-    aside = layout.proxy.set_aside(labels, rng=numpy_stream(layout.seed, "proxy"))
-    left = np.setdiff1d(np.arange(len(labels)), aside)
+    groups = load(layout.data).groups
+    aside = layout.proxy.set_aside(groups, rng=numpy_stream(layout.seed, "proxy"))
+    left = np.setdiff1d(np.arange(len(groups)), aside)
     parts = layout.partition.split(
-        labels[left], layout.n_clients, rng=numpy_stream(layout.seed, "partition")
+        groups[left], layout.n_clients, rng=numpy_stream(layout.seed, "partition")
     )
-    given = np.zeros(len(labels), dtype=bool)
+    given = np.zeros(len(groups), dtype=bool)
     clients = [
         _rows_of(layout, left[part], client=client, given=given)
         for client, part in enumerate(parts)
     ]
-    return aside, clients
+    return aside, [_with_canaries(layout, rows, client=n) for n, rows in enumerate(clients)]
 
 
 def client_rows(layout: Layout, client: int) -> ClientRows:
@@ -109,7 +166,7 @@ def true_labels(layout: Layout, ids: Rows) -> Rows:
     For measurement, and for components registered with ``oracle=True``, only: in a real
     federation nobody knows the labels of proxy rows.
     """
-    return load(layout.data).train_labels[ids]
+    return arrays_of(layout).train_labels[ids]
 
 
 def _rows_of(layout: Layout, rows: Rows, *, client: int, given: np.ndarray) -> ClientRows:
@@ -122,6 +179,19 @@ def _rows_of(layout: Layout, rows: Rows, *, client: int, given: np.ndarray) -> C
     positions = positions[~given[train[positions]]]
     given[train[positions]] = True
     return ClientRows(train=train, local_test=test, contributed=positions)
+
+
+def _with_canaries(layout: Layout, rows: ClientRows, *, client: int) -> ClientRows:
+    """Return a client's rows with its canaries at the end; none of them is kept for a test."""
+    if layout.canaries is None:
+        return rows
+    extra = np.flatnonzero(planted(layout).holder == client) + len(load(layout.data).groups)
+    given = rows.contributed
+    if layout.canaries.in_proxy:
+        rng = numpy_stream(layout.seed, "canary contribution", client=client)
+        chosen = layout.proxy.contribution(len(extra), rng=rng)
+        given = np.concatenate([given, len(rows.train) + chosen])
+    return replace(rows, train=np.concatenate([rows.train, extra]), contributed=given)
 
 
 def _local_split(layout: Layout, rows: Rows, *, client: int) -> tuple[Rows, Rows]:

@@ -52,10 +52,13 @@ def limited(arrays: Arrays, limit: int | None) -> Arrays:
     n = len(arrays.train_labels)
     if not 1 <= limit <= n:
         raise ConfigError(f"limit={limit} is not in 1..{n}, the training rows there are")
-    order = spread(arrays.train_labels, rng=np.random.default_rng(_LIMIT_SEED))
+    order = spread(arrays.groups, rng=np.random.default_rng(_LIMIT_SEED))
     rows = np.sort(order[:limit])
     return dataclasses.replace(
-        arrays, train_inputs=arrays.train_inputs[rows], train_labels=arrays.train_labels[rows]
+        arrays,
+        train_inputs=arrays.train_inputs[rows],
+        train_labels=arrays.train_labels[rows],
+        strata=None if arrays.strata is None else arrays.strata[rows],
     )
 
 

@@ -16,7 +16,7 @@ from fedkd.methods.base import CoDistillation
 from fedkd.models.base import initialized, models
 from fedkd.privacy.accounting import calibrate
 from fedkd.privacy.events import Event, Gaussian
-from fedkd.privacy.releases import NOISE, guard, lacks_noise, releases
+from fedkd.privacy.releases import NOISE, filled, guard, lacks_noise, releases
 from fedkd.privacy.settings import Privacy
 from fedkd.privacy.votes import noise_per_sum, unanimous_error
 from fedkd.protectors.none import NoProtection
@@ -60,9 +60,10 @@ def noiseless(scenario: Scenario) -> Scenario:
 def proxy_rows(scenario: Scenario) -> int:
     """Return how many rows the proxy set will have when every client gives its share."""
     external, clients = layout_rows(scenario.layout())
+    inputs = sum(len(client.contributed) for client in clients)
     if scenario.proxy.source is ProxySource.EXTERNAL:
-        return len(external)
-    return sum(len(client.contributed) for client in clients)
+        inputs = len(external)
+    return inputs * load(scenario.data).task.rows_per_input
 
 
 def run_events(scenario: Scenario, *, rounds: int | None = None) -> Iterator[Event]:
@@ -100,11 +101,10 @@ def _with_noise(scenario: Scenario, multiplier: float) -> Scenario:
     changed: dict[str, Any] = {}
     if scenario.privacy.dp_sgd and scenario.privacy.noise_multiplier is None:
         changed["privacy"] = replace(scenario.privacy, noise_multiplier=multiplier)
-    if lacks_noise(scenario.protector):
-        changed["protector"] = _changed(scenario.protector, NOISE, multiplier)
+    changed["protector"] = filled(scenario.protector, multiplier)
     method = scenario.method
-    if isinstance(method, CoDistillation) and lacks_noise(method.aggregator):
-        aggregator = _changed(method.aggregator, NOISE, multiplier)
+    if isinstance(method, CoDistillation):
+        aggregator = filled(method.aggregator, multiplier)
         changed["method"] = _changed(method, "aggregator", aggregator)
     return replace(scenario, **changed)
 

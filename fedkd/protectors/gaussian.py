@@ -50,7 +50,7 @@ class GaussianNoise(Protector):
         centered = logits - logits.mean(dim=1, keepdim=True)
         length = centered.norm(dim=1, keepdim=True)
         clipped = centered * (self.clip_norm / length.clamp(min=self.clip_norm))
-        sensitivity = 2 * self.clip_norm * math.sqrt(len(context.proxy))
+        sensitivity = 2 * self.clip_norm * math.sqrt(context.proxy.n_rows)
         noise = self._multiplier() * sensitivity * Noise.GAUSSIAN.like(logits, rng=rng)
         return replace(knowledge, scores=(clipped + noise).clamp(-LOGIT_LIMIT, LOGIT_LIMIT))
 
@@ -62,6 +62,6 @@ class GaussianNoise(Protector):
         if self.noise_multiplier is None:
             raise ConfigError(
                 "noise_multiplier: null is not worked out yet; give a number, or "
-                "privacy.target_epsilon=8 for a protector that is no part of a chain"
+                "privacy.target_epsilon=8"
             )
         return self.noise_multiplier

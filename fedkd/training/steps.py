@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.distillers.base import Distiller
-from fedkd.tasks import Task
+from fedkd.tasks import Task, as_rows
 from fedkd.training.recipe import OptimizerName, Order, Training
+from fedkd.types import Consensus
 
 PREDICTION_BATCH = 512
 """Rows of one forward pass without gradients."""
@@ -21,7 +22,7 @@ PREDICTION_BATCH = 512
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Examples:
-    """Labelled inputs on the training device: ``[n, *features]`` and int64 ``[n]``."""
+    """Labelled inputs on the training device: ``[n, *features]`` and int64 ``[n, *positions]``."""
 
     inputs: Tensor
     labels: Tensor
@@ -34,15 +35,20 @@ class Examples:
 class Lesson:
     """What a student distils: inputs ``[m, *features]``, teacher scores ``[m, classes]``.
 
+    Where an input answers several rows, the last axes are positions first: scores are
+    ``[m, positions, classes]``.
+
     Attributes:
-        row_temperatures: ``[m]``, of the teacher's rows where they were told; None for the
-            distiller's own.
+        row_temperatures: ``[m, *positions]``, of the teacher's rows where they were told; None
+            for the distiller's own.
+        known: bool ``[m, *positions]``, rows that the teacher speaks about; None for all.
     """
 
     inputs: Tensor
     scores: Tensor
     distiller: Distiller
     row_temperatures: Tensor | None = None
+    known: Tensor | None = None
 
     def __len__(self) -> int:
         return self.inputs.shape[0]
@@ -56,8 +62,41 @@ class Student:
     optimizer: torch.optim.Optimizer
 
 
+def lesson_on(
+    consensus: Consensus, inputs: Tensor, *, distiller: Distiller, rows_per_input: int
+) -> Lesson:
+    """Return what a student learns from a consensus about proxy ``inputs``, on their device."""
+    rows, scores = consensus.rows.to(inputs.device), consensus.scores.to(inputs.device)
+    told = consensus.row_temperatures
+    told = None if told is None else told.to(inputs.device)
+    if rows_per_input == 1:
+        return Lesson(
+            inputs=inputs[rows], scores=scores, distiller=distiller, row_temperatures=told
+        )
+    asked, place = torch.unique(rows // rows_per_input, return_inverse=True)
+    at = (place, rows % rows_per_input)
+    shape = (len(asked), rows_per_input)
+    known = torch.zeros(shape, dtype=torch.bool, device=inputs.device)
+    known[at] = True
+    spread = scores.new_zeros((*shape, scores.shape[1]))
+    spread[at] = scores
+    if told is not None:
+        temperatures = told.new_ones(shape)
+        temperatures[at] = told
+        told = temperatures
+    return Lesson(
+        inputs=inputs[asked],
+        scores=spread,
+        distiller=distiller,
+        row_temperatures=told,
+        known=known,
+    )
+
+
 def as_model_input(inputs: Tensor) -> Tensor:
-    """Scale uint8 images to [0, 1] in the layout convolutions run fastest in; pass floats on."""
+    """Scale uint8 images to [0, 1] in the layout convolutions run fastest in; widen tokens."""
+    if inputs.dtype == torch.int16:
+        return inputs.long()
     if inputs.dtype == torch.uint8:
         inputs = inputs.float() / 255
     if inputs.dim() == 4:
@@ -153,18 +192,24 @@ def _interleaved(
 
 def _private_loss(module: nn.Module, private: Examples, batch: Tensor, *, task: Task) -> Tensor:
     batch = batch.to(private.inputs.device)
-    logits = module(as_model_input(private.inputs[batch]))
-    return task.loss(logits, private.labels[batch]).mean()
+    logits = as_rows(module(as_model_input(private.inputs[batch])))
+    return task.loss(logits, private.labels[batch].flatten()).mean()
 
 
 def lesson_loss(module: nn.Module, lesson: Lesson, batch: Tensor) -> Tensor:
-    """Return the mean distillation loss of the lesson's rows at ``batch``, ``[]``."""
+    """Return the mean distillation loss of the lesson's inputs at ``batch``, ``[]``."""
     batch = batch.to(lesson.inputs.device)
-    logits = module(as_model_input(lesson.inputs[batch]))
+    logits = as_rows(module(as_model_input(lesson.inputs[batch])))
+    scores = as_rows(lesson.scores[batch])
     if lesson.row_temperatures is None:
-        return lesson.distiller.loss(logits, lesson.scores[batch]).mean()
-    temperatures = lesson.row_temperatures[batch]
-    return lesson.distiller.loss_at(logits, lesson.scores[batch], temperatures).mean()
+        losses = lesson.distiller.loss(logits, scores)
+    else:
+        temperatures = lesson.row_temperatures[batch].flatten()
+        losses = lesson.distiller.loss_at(logits, scores, temperatures)
+    if lesson.known is None:
+        return losses.mean()
+    known = lesson.known[batch].flatten()
+    return (losses * known).sum() / known.sum()
 
 
 def _step(student: Student, loss: Tensor) -> None:
@@ -175,17 +220,25 @@ def _step(student: Student, loss: Tensor) -> None:
 
 @torch.no_grad()
 def predict(module: nn.Module, inputs: Tensor) -> Tensor:
-    """Return the logits of ``inputs``, ``[n, classes]``, in evaluation mode."""
+    """Return the logits of ``inputs``, ``[n, *positions, classes]``, in evaluation mode."""
     module.eval()
     return torch.cat(
         [module(as_model_input(part)) for part in inputs.split(PREDICTION_BATCH)] or [inputs[:0]]
     )
 
 
+def predict_rows(module: nn.Module, inputs: Tensor, rows: Tensor, *, rows_per_input: int) -> Tensor:
+    """Return the logits of some rows, ``[len(rows), classes]``; other inputs are not asked."""
+    if rows_per_input == 1:
+        return predict(module, inputs[rows])
+    asked, place = torch.unique(rows // rows_per_input, return_inverse=True)
+    logits = predict(module, inputs[asked])
+    return as_rows(logits)[place * rows_per_input + rows % rows_per_input]
+
+
 @torch.no_grad()
-def accuracy(module: nn.Module, examples: Examples, *, task: Task) -> float:
-    """Return the share of ``examples`` the module gets right; NaN when there are none."""
+def figures(module: nn.Module, examples: Examples, *, task: Task) -> dict[str, float]:
+    """Return the task's metrics of the module on ``examples``; empty when there are none."""
     if len(examples) == 0:
-        return float("nan")
-    right = task.correct(predict(module, examples.inputs), examples.labels)
-    return float(right.double().mean())
+        return {}
+    return task.figures(as_rows(predict(module, examples.inputs)), examples.labels.flatten())

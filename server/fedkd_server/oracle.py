@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedkd.data.federation import client_rows, load, true_labels
+from fedkd.data.federation import arrays_of, client_rows, load, true_labels
 from fedkd.results import Measurement
 from fedkd.scenario import Scenario
 from fedkd.tasks import Task
-from fedkd.training.steps import Examples, accuracy
+from fedkd.training.steps import Examples, figures
 from fedkd.transport.messages import Action, Request
 from fedkd.types import Broadcast, Consensus, Knowledge, ProxySet
 from fedkd_server.exchange import Exchange
@@ -26,10 +26,11 @@ class Oracle:
 
     def __init__(self, scenario: Scenario, task: Task, proxy: ProxySet | None) -> None:
         self._scenario, self._task = scenario, task
-        layout, labels = scenario.layout(), load(scenario.data).train_labels
+        layout = scenario.layout()
+        labels = arrays_of(layout).train_labels
         self._labels = torch.empty(0, dtype=torch.int64)
         if proxy is not None:
-            self._labels = torch.from_numpy(true_labels(layout, proxy.ids.numpy()))
+            self._labels = torch.from_numpy(true_labels(layout, proxy.ids.numpy())).flatten()
         self._holds = torch.zeros(scenario.clients, task.n_classes, dtype=torch.bool)
         for client in range(scenario.clients):
             held = np.unique(labels[client_rows(layout, client).train])
@@ -49,10 +50,12 @@ class Oracle:
             kept += float(upload.weights.double().sum())
             possible += float(knows.sum())
         measured = {"keep_precision": (good, kept), "keep_recall": (good, possible)}
-        figures = {name: a / b for name, (a, b) in measured.items() if b}
+        found = {name: a / b for name, (a, b) in measured.items() if b}
+        if self._task.rows_per_input > 1:  # everybody holds every token
+            found = {}
         if len(consensus):
-            figures["teacher_accuracy"] = float(right.double().mean())
-        return figures
+            found["teacher_accuracy"] = float(right.double().mean())
+        return found
 
     def clients(
         self,
@@ -82,13 +85,14 @@ class Oracle:
             for name, value in sorted(reply.metrics.items())
         ]
 
-    def model(self, module: nn.Module, *, device: torch.device) -> float:
-        """Return a server-side model's accuracy on the test set."""
+    def model(self, module: nn.Module, *, device: torch.device) -> dict[str, float]:
+        """Return a server-side model's metrics on the test set, as ``server_accuracy`` etc."""
         arrays = load(self._scenario.data)
         examples = Examples(
             inputs=_on(arrays.test_inputs, device), labels=_on(arrays.test_labels, device)
         )
-        return accuracy(module, examples, task=self._task)
+        found = figures(module, examples, task=self._task)
+        return {f"server_{name}": value for name, value in found.items()}
 
 
 def _on(array: np.ndarray, device: torch.device) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fedkd.data.federation import external_rows, load
+from fedkd.data.federation import arrays_of, external_rows, load
 from fedkd.errors import RunStopped
 from fedkd.results import Failure
 from fedkd.scenario import Scenario
@@ -30,6 +30,7 @@ def gather_proxy(exchange: Exchange, scenario: Scenario) -> tuple[ProxySet, Answ
         ids=torch.cat([part.ids for part in parts.values()]),
         owner=torch.cat(owner),
         source=ProxySource.POOLED,
+        rows_per_input=load(scenario.data).task.rows_per_input,
     ), answers
 
 
@@ -45,12 +46,13 @@ def as_seen_by(proxy: ProxySet, client: int) -> ProxySet:
         owner=owner,
         source=proxy.source,
         version=proxy.version,
+        rows_per_input=proxy.rows_per_input,
     )
 
 
 def _accepted(answers: Answers, scenario: Scenario) -> dict[int, ProxySet]:
     parts: dict[int, ProxySet] = {}
-    expected = load(scenario.data).train_inputs
+    expected = arrays_of(scenario.layout()).train_inputs
     like, n_ids = torch.from_numpy(expected[:1]), len(expected)
     for client, reply in answers.replies.items():
         try:
@@ -67,4 +69,5 @@ def _external(scenario: Scenario) -> ProxySet:
         ids=torch.from_numpy(rows),
         owner=None,
         source=ProxySource.EXTERNAL,
+        rows_per_input=load(scenario.data).task.rows_per_input,
     )

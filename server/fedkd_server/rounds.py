@@ -20,10 +20,9 @@ from fedkd.methods.base import CoDistillation, MessageKind
 from fedkd.models.base import initialized, models
 from fedkd.privacy.ledger import Ledger
 from fedkd.privacy.settings import ServerView
-from fedkd.results import SERVER, Failure, Measurement, RoundResult
+from fedkd.results import SERVER, Failure, Measurement, RoundResult, Traffic
 from fedkd.rng import noise_stream, torch_stream
 from fedkd.scenario import Scenario
-from fedkd.tasks import Classification
 from fedkd.transport.messages import Action, Request
 from fedkd.types import Broadcast, Consensus, Knowledge, ProxySet, Update, Upload
 from fedkd_server.budget import Budget
@@ -78,7 +77,7 @@ class _Run:
         self._scenario, self._method = scenario, scenario.method
         self._exchange = Exchange(grid, n_clients=scenario.clients)
         arrays = load(scenario.data)
-        self._task = Classification(arrays.n_classes)
+        self._task = arrays.task
         self._input_shape = arrays.input_shape
         self._proxy: ProxySet | None = None
         self._has_proxy: set[int] = set()
@@ -103,14 +102,15 @@ class _Run:
             self._broadcast = self._method.opening(self._fresh_model())
         figures = _bytes(answers) | {"seconds": time.perf_counter() - started}
         if self._proxy is not None:
-            self._budget = Budget(self._scenario, self._ledger, n_rows=len(self._proxy))
-            figures["proxy_rows"] = len(self._proxy)
+            self._budget = Budget(self._scenario, self._ledger, n_rows=self._proxy.n_rows)
+            figures["proxy_rows"] = self._proxy.n_rows
         return RoundResult(
             round=0,
             cohort=[],
             measurements=[Measurement(0, SERVER, k, float(v)) for k, v in figures.items()],
             failures=answers.failures,
             digest=_digest(self._broadcast),
+            traffic=Traffic(broadcast=self._broadcast, proxy=self._proxy),
         )
 
     def round(self, n: int) -> RoundResult:
@@ -143,6 +143,11 @@ class _Run:
             failures=heard.failures,
             left_out=[client for client in wanted if client not in members],
             digest=_digest(self._broadcast),
+            traffic=Traffic(
+                uploads=heard.uploads,
+                broadcast=self._broadcast,
+                student=None if self._student is None else self._student.parameters(),
+            ),
         )
 
     def _refusals(self, answers: Answers) -> list[int]:
@@ -197,7 +202,7 @@ class _Run:
         return Expected(
             space=self._method.distiller.space,
             temperature=temperature,
-            n_rows=len(self._proxy),
+            n_rows=self._proxy.n_rows,
             n_classes=self._task.n_classes,
             row_temperatures=self._scenario.protector.row_temperatures(temperature=temperature),
         )
@@ -212,7 +217,7 @@ class _Run:
             )
 
     def _combine(self, heard: _Heard, n: int) -> Broadcast | None:
-        n_rows = len(self._proxy) if self._proxy is not None else 0
+        n_rows = 0 if self._proxy is None else self._proxy.n_rows
         rng = noise_stream(self._scenario.noise_seed(), "aggregation", round=n)
         if heard.gathered is not None and isinstance(self._method, CoDistillation):
             return self._method.aggregator.finish(heard.gathered.sums, rng=rng)
@@ -223,20 +228,20 @@ class _Run:
         if isinstance(broadcast, Update):
             module = self._fresh_model()
             module.load_state_dict(broadcast.arrays)
-            return {"server_accuracy": self._oracle.model(module, device=torch.device("cpu"))}
+            return self._oracle.model(module, device=torch.device("cpu"))
         if not isinstance(broadcast, Consensus) or self._proxy is None:
             return {}
         keepers = broadcast.keepers if broadcast.keepers is not None else torch.empty(0)
         figures = {
-            "coverage": len(broadcast) / max(1, len(self._proxy)),
-            "keepers_per_row": float(keepers.double().sum()) / max(1, len(self._proxy)),
+            "coverage": len(broadcast) / max(1, self._proxy.n_rows),
+            "keepers_per_row": float(keepers.double().sum()) / max(1, self._proxy.n_rows),
         }
         knowledge = {c: u for c, u in uploads.items() if isinstance(u, Knowledge)}
         figures |= self._oracle.consensus(broadcast, knowledge)
         if self._student is not None:
             self._student.learn(broadcast, self._proxy, round=n)
             module = self._student.student.module
-            figures["server_accuracy"] = self._oracle.model(module, device=torch.device("cpu"))
+            figures |= self._oracle.model(module, device=torch.device("cpu"))
         return figures
 
     def _about_clients(

@@ -7,8 +7,8 @@ from fedkd.methods.base import CoDistillation
 from fedkd.models.base import Model, initialized
 from fedkd.rng import borrowed, torch_stream
 from fedkd.scenario import Scenario
-from fedkd.training.steps import Lesson, Student, distil_pass, make_optimizer
-from fedkd.types import Consensus, ProxySet
+from fedkd.training.steps import Student, distil_pass, lesson_on, make_optimizer
+from fedkd.types import Consensus, ProxySet, Update
 
 
 class ServerStudent:
@@ -21,16 +21,20 @@ class ServerStudent:
         self._scenario = scenario
         self.student = Student(module=module, optimizer=make_optimizer(module, scenario.training))
 
+    def parameters(self) -> Update:
+        """Return the student's parameters; they change with the next round."""
+        return Update(arrays=dict(self.student.module.state_dict()))
+
     def learn(self, consensus: Consensus, proxy: ProxySet, *, round: int) -> None:
         """Take one pass over the consensus, as a client's distillation would."""
         method = self._scenario.method
         if not isinstance(method, CoDistillation) or not len(consensus):
             return
-        lesson = Lesson(
-            inputs=proxy.inputs[consensus.rows],
-            scores=consensus.scores,
+        lesson = lesson_on(
+            consensus,
+            proxy.inputs,
             distiller=method.distiller,
-            row_temperatures=consensus.row_temperatures,
+            rows_per_input=proxy.rows_per_input,
         )
         seed = self._scenario.training_seed()
         with borrowed(torch_stream(seed, "module", round=round)):

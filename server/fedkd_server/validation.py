@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from fedkd.protectors.base import dense
+from fedkd.simplex import TOLERANCE
 from fedkd.types import LOGIT_LIMIT, Broadcast, Knowledge, ProxySet, Space, Update, Upload
 
 EXAMPLE_LIMIT = 1e7
 """Largest weight of an update."""
-SIMPLEX_TOLERANCE = 1e-3
-"""How far a row of probabilities may be from summing to one."""
 ROUNDING = 1e-5
 """How far, relatively, a float32 temperature may be out of its range."""
 
@@ -106,7 +105,7 @@ def _check_values(upload: Knowledge, *, whole: bool) -> None:
             raise UploadError("logits beyond the limit")
         return
     excess = upload.scores.sum(dim=1) - 1
-    off = (excess.abs() if whole else excess) > SIMPLEX_TOLERANCE
+    off = (excess.abs() if whole else excess) > TOLERANCE
     if bool(off.any()) or bool((upload.scores < 0).any()):
         raise UploadError("rows that are not probabilities")
 
@@ -147,8 +146,8 @@ def check_contribution(
         raise UploadError("ids out of range")
     if like is not None and (inputs.shape[1:] != like.shape[1:] or inputs.dtype != like.dtype):
         raise UploadError("inputs of another shape or type than the data set's")
-    if inputs.dtype not in (torch.uint8, torch.float32):
-        raise UploadError("inputs that are neither uint8 nor float32")
+    if inputs.dtype not in (torch.uint8, torch.int16, torch.float32):
+        raise UploadError("inputs that are neither uint8, int16 nor float32")
     if inputs.is_floating_point():
         _check_finite(inputs)
     return contribution

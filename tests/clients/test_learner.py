@@ -93,7 +93,7 @@ def test_measuring_predicting_and_weighing_change_nothing(tiny):
     learner = _learner(tiny())
     learner.fit([0], None, None)
     before = _everything(learner, 0)
-    learner.accuracy(0, learner.private(0).local_test)
+    learner.figures(0, learner.private(0).local_test)
     first = learner.predict([0], [torch.arange(10)])
     learner.weigh([0], KMeansFilter())
     (update,) = learner.parameters([0])

@@ -282,7 +282,7 @@ def test_a_sound_contribution_passes_unchanged():
         (_share(torch.zeros(3, 1, 4, 5, dtype=torch.uint8)), LIKE, "another shape"),
         (_share(torch.zeros(3, 1, 4, 4)), LIKE, "another shape or type"),
         (_share(torch.full((3, 4), NAN)), None, "not finite"),
-        (_share(torch.zeros(3, 4, dtype=torch.int64)), None, "neither uint8 nor float32"),
+        (_share(torch.zeros(3, 4, dtype=torch.int64)), None, "neither uint8, int16 nor float32"),
         (_share(torch.zeros(3, 4), torch.arange(2)), None, "as many ids"),
         (_share(torch.zeros(3, 4), torch.zeros(3)), None, "as many ids"),
         (_share(torch.zeros(3, 4), torch.tensor([1, 2, 1])), None, "repeated"),

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkd.registry import Registry
+from fedkd.tasks import Classification, NextToken, Task
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -21,10 +22,14 @@ class Arrays:
     Attributes:
         train_inputs: ``[n, channels, height, width]`` uint8 images (0..255), or float32 of any
             shape ``[n, ...]``, used as it is.
-        train_labels: int64 ``[n]`` in ``0 .. n_classes - 1``.
+        train_labels: int64 ``[n]`` in ``0 .. n_classes - 1``; for sequences, whose inputs are
+            int16 tokens ``[n, positions]``, the next token at every position, ``[n, positions]``.
         test_inputs: the same for the test set.
-        test_labels: int64 ``[n_test]``.
-        n_classes: number of classes.
+        test_labels: int64 ``[n_test]``, or ``[n_test, positions]``.
+        n_classes: number of classes, or of tokens.
+        strata: int64 ``[n]``, what rows are shared out and spread by (a text's author); None
+            takes the labels.
+        words: names of the classes or tokens, where the data set has them.
     """
 
     train_inputs: NDArray[np.generic]
@@ -32,6 +37,20 @@ class Arrays:
     test_inputs: NDArray[np.generic]
     test_labels: NDArray[np.int64]
     n_classes: int
+    strata: NDArray[np.int64] | None = None
+    words: tuple[str, ...] = ()
+
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """What partitioners and proxy sources see of the training rows, int64 ``[n]``."""
+        return self.train_labels if self.strata is None else self.strata
+
+    @property
+    def task(self) -> Task:
+        """What a model of this data learns: the class of an input, or the next token."""
+        if self.train_labels.ndim == 1:
+            return Classification(self.n_classes)
+        return NextToken(self.n_classes, self.train_labels.shape[1])
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -10,20 +10,23 @@ from torch import Tensor, nn
 
 from fedkd.distillers.base import Distiller
 from fedkd.distillers.kl import KL
-from fedkd.tasks import Classification
+from fedkd.tasks import Classification, NextToken
 from fedkd.training.recipe import OptimizerName, Order, Training
 from fedkd.training.steps import (
     Examples,
     Lesson,
     Student,
-    accuracy,
     batches,
     distil_pass,
+    figures,
+    lesson_loss,
+    lesson_on,
     make_optimizer,
     predict,
+    predict_rows,
     train_round,
 )
-from fedkd.types import Space
+from fedkd.types import Consensus, Space
 
 TASK = Classification(3)
 RECIPE = Training(batch_size=4, learning_rate=0.05)
@@ -145,10 +148,56 @@ def test_prediction_in_parts_equals_prediction_at_once():
     assert torch.allclose(predict(student.module, inputs), student.module(inputs), atol=1e-6)
 
 
-def test_accuracy_counts_right_answers_and_is_nan_for_none():
+def test_accuracy_counts_right_answers_and_there_is_none_of_no_examples():
     student, examples = _student(), _examples(7)
     right = (student.module(examples.inputs).argmax(1) == examples.labels).sum().item()
-    assert accuracy(student.module, examples, task=TASK) == pytest.approx(right / 7)
-    assert accuracy(student.module, _examples(0), task=TASK) != accuracy(
-        student.module, _examples(0), task=TASK
+    assert figures(student.module, examples, task=TASK)["accuracy"] == pytest.approx(right / 7)
+    assert figures(student.module, _examples(0), task=TASK) == {}
+
+
+SEQUENCES = NextToken(5, 4)
+
+
+class _Bigram(nn.Module):
+    """Logits for the next of 5 tokens, from the last one alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(5, 5, generator=_rng()))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.table[tokens]
+
+
+def test_rows_of_sequences_are_positions_and_only_sequences_asked_for_are_read():
+    module = _Bigram()
+    inputs = torch.randint(5, (6, 4), generator=_rng(), dtype=torch.int16)
+    rows = torch.tensor([1, 2, 9, 23])
+    found = predict_rows(module, inputs, rows, rows_per_input=4)
+    whole = module(inputs.long()).reshape(-1, 5)
+    assert torch.equal(found, whole[rows])
+
+
+def test_a_lesson_on_some_positions_has_the_mean_loss_of_exactly_those():
+    module = _Bigram()
+    inputs = torch.randint(5, (6, 4), generator=_rng(), dtype=torch.int16)
+    rows = torch.tensor([1, 2, 9, 23])
+    scores = torch.softmax(torch.randn(4, 5, generator=_rng()), dim=1)
+    consensus = Consensus(
+        rows=rows, scores=scores, space=Space.PROBS, temperature=2.0, keepers=None
     )
+    lesson = lesson_on(consensus, inputs, distiller=KL(temperature=2), rows_per_input=4)
+    assert len(lesson) == 3
+    loss = lesson_loss(module, lesson, torch.arange(3)).detach()
+    expected = KL(temperature=2).loss(module(inputs.long()).reshape(-1, 5)[rows], scores)
+    assert float(loss) == pytest.approx(float(expected.detach().mean()), rel=1e-6)
+
+
+def test_bits_per_character_are_the_mean_loss_in_bits():
+    module = _Bigram()
+    tokens = torch.randint(5, (7, 5), generator=_rng())
+    examples = Examples(inputs=tokens[:, :4].to(torch.int16), labels=tokens[:, 1:])
+    probabilities = torch.softmax(module.table.detach(), dim=1)
+    bits = -torch.log2(probabilities[tokens[:, :4], tokens[:, 1:]]).mean()
+    found = figures(module, examples, task=SEQUENCES)
+    assert found["bits_per_character"] == pytest.approx(float(bits), rel=1e-6)

@@ -1,0 +1,79 @@
+"""An odd input with a secret label: the model's own posterior on it ranks all candidates at once.
+
+For images and for rows of a table. Mislabelled and random inputs as canaries are after
+TensorFlow Privacy's and Privacy Meter's audits; a secret label out of C makes a C-ary guess.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedkd.canaries.base import Canary, CanaryFamily, Probes, canary_families
+from fedkd.data.datasets.base import Arrays
+from fedkd.errors import ConfigError
+from fedkd.rng import numpy_stream
+
+
+class Look(StrEnum):
+    """What the input is."""
+
+    RANDOM = "random"
+    """Uniform pixels; in a table every column drawn by itself, so values are in range but
+    jointly odd."""
+    NATURAL = "natural"
+    """A training input, mislabelled unless the secret happens to be its own class."""
+
+
+@canary_families.register("secret_label")
+@dataclass(frozen=True)
+class SecretLabel(CanaryFamily):
+    """k = the number of classes; all insertions are the same input with the same label.
+
+    Attributes:
+        look: random or natural.
+    """
+
+    look: Look = Look.RANDOM
+
+    def n_secrets(self, arrays: Arrays) -> int:
+        """Return the number of classes; ConfigError for sequences."""
+        if arrays.train_labels.ndim != 1:
+            raise ConfigError(
+                "canaries.family: 'secret_label' hides a label, and a text has none; use the "
+                "family 'code'"
+            )
+        return arrays.n_classes
+
+    def rows(
+        self, arrays: Arrays, canary: Canary, *, rng: np.random.Generator
+    ) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
+        """Return the input and its label, ``insertions`` times."""
+        copies = np.repeat(self._input(arrays, canary)[None], canary.insertions, axis=0)
+        return copies, np.full(canary.insertions, canary.secret)
+
+    def probes(self, arrays: Arrays, canary: Canary, secrets: NDArray[np.int64]) -> Probes:
+        """Return the input once for each candidate label."""
+        return Probes(
+            inputs=np.repeat(self._input(arrays, canary)[None], len(secrets), axis=0),
+            labels=secrets,
+            scored=np.ones(len(secrets), dtype=bool),
+        )
+
+    def words(self, arrays: Arrays, canary: Canary) -> str:
+        """Return for example ``"random input 3 is class 7"``."""
+        return f"{self.look.value} input {canary.number} is class {canary.secret}"
+
+    def _input(self, arrays: Arrays, canary: Canary) -> NDArray[np.generic]:
+        rng = numpy_stream(canary.seed, "canary input", client=canary.number)
+        inputs = arrays.train_inputs
+        if self.look is Look.NATURAL:
+            return inputs[rng.integers(len(inputs))]
+        if inputs.dtype == np.uint8:
+            return rng.integers(256, size=inputs.shape[1:], dtype=np.uint8)
+        columns = inputs.reshape(len(inputs), -1)
+        rows = rng.integers(len(inputs), size=columns.shape[1])
+        return columns[rows, np.arange(columns.shape[1])].reshape(inputs.shape[1:])
