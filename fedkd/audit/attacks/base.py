@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fedkd.audit.findings import Finding
+from fedkd.audit.findings import Result
 from fedkd.audit.views import Adversary, Channel, View
 from fedkd.data.federation import Planted
 from fedkd.registry import Registry
@@ -78,7 +78,7 @@ class Attack(ABC):
         """Return why it cannot run on this kind of scenario, or an empty text."""
 
     @abstractmethod
-    def run(self, view: View, bench: Bench, truth: Truth, *, rng: np.random.Generator) -> Finding:
+    def run(self, view: View, bench: Bench, truth: Truth, *, rng: np.random.Generator) -> Result:
         """Attack; NotSeen when the adversary lacks what the attack reads."""
 
 
