@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 FULL_DATA := $(CURDIR)/.data/usr/share/datasets
 
-.PHONY: demo test test-slow full-data check docs bench format clean
+.PHONY: demo test test-slow full-data chromium check docs bench format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fedkd simulate scenario=noniid_strong
@@ -14,6 +14,7 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-slow
 	-$(MAKE) full-data
+	-$(MAKE) chromium
 	FEDKD_DATA=$(FULL_DATA) $(BIN)/python -m pytest -m slow
 
 # Full FashionMNIST from Debian's package, without root; elsewhere see `fedkd data check`.
@@ -21,6 +22,11 @@ full-data: $(FULL_DATA)/fashion-mnist
 $(FULL_DATA)/fashion-mnist:
 	mkdir -p .data
 	cd .data && apt-get download dataset-fashion-mnist && dpkg-deb -x dataset-fashion-mnist_*.deb .
+
+# A browser to look at reports with: Debian's package, which takes root; elsewhere install one.
+chromium:
+	command -v chromium >/dev/null || \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
 """The ``fedkd`` command: it parses words and hands over; everything heavy is imported late.
 
 Exit codes: 0 done; 1 the run stopped or something failed; 2 the command or scenario is wrong;
-3 a replay gave another result; 130 interrupted by Ctrl-C.
+3 a replay gave another result; 4 an audit's condition came true (--fail-on, --fail); 130
+interrupted by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fedkd.cli_audit import Options as AuditOptions
+from fedkd.cli_audit import add_audit, audit_run, check_auditable
 from fedkd.cli_privacy import privacy_app
 
 EXIT_FAILED, EXIT_USAGE, EXIT_DIFFERENT, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -31,6 +34,7 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Data sets on this machine.")
 app.add_typer(data_app, name="data")
 app.add_typer(privacy_app(lambda: _errors_explained()), name="privacy")
+add_audit(app, lambda: _errors_explained())
 
 
 class DeviceChoice(StrEnum):
@@ -70,6 +74,9 @@ def simulate(
         Path | None,
         typer.Option(help="A folder of client privacy ledgers that outlive the run."),
     ] = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Audit the finished run, as fedkd audit does.")
+    ] = False,
     plugin: Plugins = None,
 ) -> None:
     """Run one scenario; the default is noniid_strong."""
@@ -82,8 +89,16 @@ def simulate(
         from fedkd.simulation import new_run
 
         load_plugins(plugin or [])
-        folder = new_run(compose(words, smoke=smoke), out=out)
+        scenario = compose(words, smoke=smoke)
+        if audit:
+            check_auditable(scenario.transcript)
+        folder = new_run(scenario, out=out)
     _run(folder, as_json=as_json, quiet=quiet, ledgers=ledger)
+    if audit:
+        with _errors_explained():
+            code = audit_run(folder.path, AuditOptions(as_json=as_json, quiet=quiet))
+        if code:
+            raise typer.Exit(code)
 
 
 @app.command()
@@ -182,6 +197,17 @@ def show(run: Run) -> None:
         print_summary(read_summary(run))
         typer.echo(curves(run))
         typer.echo(f"picture: {run_figure(run)}")
+
+
+@app.command()
+def report(run: Run, plugin: Plugins = None) -> None:
+    """Write a run's report, finished or not: RUN/report.html, which opens without a network."""
+    with _errors_explained():
+        from fedkd.catalogue import load_plugins
+        from fedkd.reports.run_report import write_run_report
+
+        load_plugins(plugin or [])
+        typer.echo(write_run_report(run))
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -34,18 +35,22 @@ def compose(overrides: Sequence[str] = (), *, smoke: bool = False) -> Scenario:
             fields by its defaults; maps such as ``models={mlp: 10}`` replace, never merge.
         smoke: apply the scenario's ``smoke:`` block, its smallest honest run.
 
+    A scenario file may hold ``presets: {protector: {swing: {...}}}``: the fields that naming this
+    component gets in this scenario, in place of its defaults.
+
     Raises:
         ConfigError: names the path, quotes the value, suggests the nearest name.
     """
     parsed = {o.key_or_group: _single(o) for o in _parse(overrides)}
     chosen = parsed.pop("scenario", None)
     tree = read_file(str(chosen.value()) if chosen else DEFAULT_SCENARIO)
-    small = tree.pop("smoke", {})
+    small, presets = tree.pop("smoke", {}), tree.pop("presets", {})
     tree = _merged(describe(Scenario()), tree)
     tree = _merged(tree, small) if smoke else tree
+    _check_presets(tree, presets)
     plain: list[str] = []
     for key, override in sorted(parsed.items(), key=lambda item: item[0].count(".")):
-        kind, value = _kind_at(tree, key), override.value()
+        kind, value = _kind_at(tree, key), _preset(presets, key, override.value())
         if key == "models" or registry_of(kind) or isinstance(value, Mapping):
             parent, last = _parent(tree, key)
             parent[last] = _laid(kind, value, current=parent[last], path=key)
@@ -100,6 +105,21 @@ def _single(override: Any) -> Any:
     return override
 
 
+def _preset(presets: Mapping[str, Any], key: str, value: Any) -> Any:
+    """Return the settings that a scenario has for the component named, else ``value``."""
+    known = presets.get(key, {})
+    return {"name": value, **known[value]} if isinstance(value, str) and value in known else value
+
+
+def _check_presets(tree: Tree, presets: Mapping[str, Any]) -> None:
+    for key, known in presets.items():
+        registry = registry_of(_kind_at(tree, key))
+        if registry is None or not isinstance(known, Mapping):
+            raise ConfigError(f"presets.{key}: it names no components with their fields")
+        for name in known:
+            registry.get(str(name), path=f"presets.{key}")
+
+
 def _with_hydra(tree: Tree, overrides: list[str]) -> Tree:
     ConfigStore.instance().store(name="fedkd_scenario", node=tree)
     try:
@@ -129,13 +149,16 @@ def _laid(kind: Any, value: Any, *, current: Any, path: str) -> Any:
     """Return what ``value`` makes of ``current``: components and groups keep what it leaves out."""
     if registry_of(kind):
         return _component(kind, value, current=current, path=path)
-    if path == "models" or not isinstance(value, Mapping) or not isinstance(current, dict):
+    slot = slot_of(kind)[0]
+    if not isinstance(value, Mapping) or not (isinstance(slot, type) and is_dataclass(slot)):
         return value
-    known = fields_of(slot_of(kind)[0])
-    for key in value:
+    known = fields_of(slot)
+    settings: Tree = describe(slot()) if current is None else dict(current)
+    for key, inner in value.items():
         if key not in known:
             raise ConfigError(f"{path}.{key}: unknown key {key!r}{did_you_mean(str(key), known)}")
-    return current | dict(value)
+        settings[key] = _laid(known[key], inner, current=settings[key], path=f"{path}.{key}")
+    return settings
 
 
 def _component(kind: Any, value: Any, *, current: Any, path: str) -> Any:
@@ -171,6 +194,8 @@ def _kind_at(tree: Tree, key: str) -> Any:
         known = fields_of(cls) if hasattr(cls, "__dataclass_fields__") else {}
         if part not in known:
             raise ConfigError(f"{key}: unknown key {part!r}{did_you_mean(part, known)}")
+        if node is None:
+            raise ConfigError(f"{key}: what {part!r} belongs to is null; give that as a map")
         kind, node = known[part], node[part]
     return kind
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from fedkd.types import Broadcast, ProxySet, Update, Upload
 
 SERVER = -1
@@ -44,17 +46,33 @@ class Failure:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class MaskedUploads:
+    """What the server holds of uploads of which it can read only the sum.
+
+    Attributes:
+        rows: int64 ``[n]``, ascending, the proxy rows that enough members kept.
+        words: uint32 ``[n, classes + 1]`` by client: masked scores and, last, a masked weight.
+            All members' words added modulo 2^32 are the sum; any fewer are uniform noise.
+    """
+
+    rows: Tensor
+    words: Mapping[int, Tensor]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Traffic:
     """What the server received and made in a round; a transcript keeps it, nothing else does.
 
     Attributes:
         uploads: sound uploads by client; none where the server sees masked sums only.
+        masked: what it holds instead where it sees masked sums only.
         broadcast: what every client is sent next.
         proxy: the proxy set, in round 0.
         student: the parameters of the server's student after the round, or None.
     """
 
     uploads: Mapping[int, Upload] = field(default_factory=dict[int, Upload])
+    masked: MaskedUploads | None = None
     broadcast: Broadcast | None = None
     proxy: ProxySet | None = None
     student: Update | None = None
@@ -71,6 +89,7 @@ class RoundResult:
         failures: clients that gave nothing usable.
         left_out: clients drawn for the round whose privacy budget it would have exceeded.
         digest: SHA-256 of the round's broadcast; empty when there is none.
+        ended: why the run ends here, before its last round; empty when it does not.
         traffic: the messages themselves; dropped from results that are kept.
     """
 
@@ -80,6 +99,7 @@ class RoundResult:
     failures: list[Failure] = field(default_factory=list[Failure])
     left_out: list[int] = field(default_factory=list[int])
     digest: str = ""
+    ended: str = ""
     traffic: Traffic | None = None
 
 
@@ -137,6 +157,7 @@ def summarise(rounds: Sequence[RoundResult]) -> dict[str, Any]:
         "seconds_per_round": _mean(timed),
         "failures": sum(len(result.failures) for result in rounds),
         "left_out": sum(len(result.left_out) for result in rounds),
+        "ended_early": next((result.ended for result in rounds if result.ended), None),
         "result_hash": result_hash(rounds),
     }
 

@@ -1,7 +1,8 @@
 """The folder of one run: written while the run goes on, readable whenever it stops.
 
-Layout (schema 1, see docs/run_folder.md): ``scenario.json``, ``events.jsonl`` (one line a round,
-written at once), ``ledger.jsonl`` (privacy releases, written before each round),
+Layout (schema 1, see docs/run_folder.md): ``scenario.json``, ``canaries.json`` (what is planted,
+before anything is trained), ``events.jsonl`` (one line a round, written at once),
+``ledger.jsonl`` (privacy releases, written before each round), ``transcript/`` (messages),
 ``metrics.parquet`` (round, client, name, value), ``summary.json``,
 ``errors.log`` (client tracebacks, if any), ``figures/``.
 """
@@ -19,14 +20,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from fedkd.canaries.registered import list_sha256, registration
 from fedkd.errors import ConfigError
 from fedkd.privacy.claims import claim
 from fedkd.privacy.ledger import Ledger
 from fedkd.results import RoundResult, summarise
 from fedkd.scenario import Scenario, from_json, scenario_hash, to_json
+from fedkd.transcript_writer import TranscriptWriter
 from fedkd.types import SCHEMA
 
-LEDGER = "ledger.jsonl"
+CANARIES, LEDGER = "canaries.json", "ledger.jsonl"
 PACKAGES = ("fedkd", "flwr", "torch", "numpy", "scikit-learn", "pandas")
 
 
@@ -38,12 +41,14 @@ class RunFolder:
         path: the folder.
         scenario: what is run.
         rounds: the results so far.
+        transcript: keeps the messages of the rounds that the scenario says.
         ledger: what was released, in ``ledger.jsonl``, each line written before its round.
         status: ``running``, then ``finished``, ``interrupted`` (Ctrl-C) or ``stopped``.
     """
 
     path: Path
     scenario: Scenario
+    transcript: TranscriptWriter
     rounds: list[RoundResult] = field(default_factory=list[RoundResult])
     status: str = "running"
     ledger: Ledger = field(default_factory=Ledger)
@@ -52,6 +57,7 @@ class RunFolder:
     @staticmethod
     def create(out: Path, scenario: Scenario) -> RunFolder:
         """Make a new folder under ``out``; earlier runs are never overwritten."""
+        registered = None if scenario.canaries is None else registration(scenario)
         method = _method_name(scenario)
         name = f"{scenario.name}-{method}-seed{scenario.seed}-{scenario_hash(scenario)[:8]}"
         path = _claimed(out, name)
@@ -63,7 +69,16 @@ class RunFolder:
             "platform": {"python": platform.python_version(), "machine": platform.machine()},
         }
         _write_json(path / "scenario.json", head)
-        return RunFolder(path=path, scenario=scenario, ledger=Ledger(path=path / LEDGER))
+        if registered is not None:
+            _write_json(path / CANARIES, registered)
+        return RunFolder(
+            path=path,
+            scenario=scenario,
+            transcript=TranscriptWriter(
+                run=path, kept=scenario.transcript, n_clients=scenario.clients
+            ),
+            ledger=Ledger(path=path / LEDGER),
+        )
 
     def __enter__(self) -> RunFolder:
         """Open the folder for one run; leaving the block completes it, whatever ended the run."""
@@ -88,6 +103,7 @@ class RunFolder:
             kept = replace(result, traffic=None)
             self.rounds.append(kept)
             self._append_event(kept)
+            self.transcript.add(result)
             yield result
 
     def summary(self) -> dict[str, Any]:
@@ -125,6 +141,7 @@ class RunFolder:
     def _finish(self) -> None:
         import pandas as pd
 
+        self.transcript.close()
         rows = [asdict(m) for result in self.rounds for m in result.measurements]
         table = pd.DataFrame(rows, columns=["round", "client", "name", "value"])
         table.astype({"round": "int32", "client": "int32", "name": "string"}).to_parquet(
@@ -149,6 +166,20 @@ def read_cohorts(path: Path) -> list[tuple[int, list[int]]]:
     lines = events.read_text(encoding="utf-8").splitlines() if events.exists() else []
     asked = [json.loads(line) for line in lines if line.endswith("}")]
     return [(event["round"], event["cohort"]) for event in asked if event["round"] > 0]
+
+
+def read_canaries(path: Path) -> list[dict[str, Any]]:
+    """Return what was registered of each canary; none when nothing was planted.
+
+    Raises:
+        ConfigError: the list is not the one that was registered.
+    """
+    if not (path / CANARIES).exists():
+        return []
+    tree = _read_json(path / CANARIES)
+    if list_sha256(tree["canaries"]) != tree["sha256"]:
+        raise ConfigError(f"{str(path / CANARIES)!r} was changed after the run began; run it again")
+    return tree["canaries"]
 
 
 def read_metrics(path: Path) -> Any:

@@ -25,6 +25,7 @@ from fedkd.data.proxies.pooled import Pooled
 from fedkd.errors import ConfigError
 from fedkd.methods.base import CoDistillation, Holding, MessageKind, Method
 from fedkd.methods.edgefd import EdgeFD
+from fedkd.misfits import misfits
 from fedkd.models.base import Model, models
 from fedkd.privacy.preconditions import refusals
 from fedkd.privacy.settings import Privacy, ServerView
@@ -140,7 +141,7 @@ class Scenario:
         self._check_models()
         self._check_parts()
         self._check_canaries()
-        for refusal in refusals(self):
+        for refusal in (*misfits(self), *refusals(self)):
             raise ConfigError(refusal)
         if self.cohort is not None and self.cohort > self.clients:
             raise ConfigError(f"cohort: {self.cohort} is more than clients={self.clients}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import lru_cache
@@ -35,12 +36,24 @@ def device_of(runtime: Runtime) -> torch.device:
 
 
 def fleet_in_memory(scenario: Scenario, ledgers: Path | None = None) -> Fleet:
-    """Return a fleet whose clients live as long as this process.
+    """Return a simulation's fleet, whose clients live as long as this process.
 
     ``ledgers`` is a folder of privacy ledgers that outlive it.
     """
     device = device_of(scenario.runtime)
-    return Fleet(scenario, MemoryStore(), device=device, ledgers=ledgers)
+    return Fleet(scenario, MemoryStore(), device=device, ledgers=ledgers, simulated=True)
+
+
+def in_flower_simulation() -> bool:
+    """Return whether this process hosts Flower's simulated clients: it is a Ray actor then.
+
+    A SuperNode gives its client app a process of its own, without Ray. Nothing that a server
+    sends, the run config and the message included, can turn one into the other.
+    """
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return False
+    return ray.get_runtime_context().get_actor_id() is not None
 
 
 @lru_cache(maxsize=1)
@@ -61,8 +74,13 @@ def fleet_on_disk(context: Context) -> Fleet:
     base = Path(str(named)) if named else Path(tempfile.gettempdir()) / f"fedkd-{os.getuid()}"
     run = base / f"run-{context.run_id}"
     ledgers = (base if named else run) / "ledgers"
-    device = device_of(scenario.runtime)
-    return Fleet(scenario, FileStore(run), device=device, ledgers=ledgers)
+    return Fleet(
+        scenario,
+        FileStore(run),
+        device=device_of(scenario.runtime),
+        ledgers=ledgers,
+        simulated=in_flower_simulation(),
+    )
 
 
 def build_app(fleet_for: Callable[[Context], Fleet]) -> ClientApp:

@@ -35,6 +35,8 @@ class Fleet:
         store: where clients keep their state.
         device: where they compute.
         ledgers: where their privacy ledgers outlive this process; None keeps them in memory.
+        simulated: whether these clients are one machine's simulation, whose private data is
+            nobody's secret. Only then do they say how good their models are.
     """
 
     def __init__(
@@ -44,8 +46,9 @@ class Fleet:
         *,
         device: torch.device,
         ledgers: Path | None = None,
+        simulated: bool = False,
     ) -> None:
-        self._scenario, self._device = scenario, device
+        self._scenario, self._device, self._simulated = scenario, device, simulated
         self._spending = Spending(scenario, ledgers)
         self._learner = SerialLearner(scenario, store, device=device)
         self._proxy_inputs: dict[int, torch.Tensor] = {}
@@ -203,6 +206,16 @@ class Fleet:
         state.weights = None
 
     def _measure(self, requests: Sequence[Request]) -> list[Reply]:
+        """Measure client models, in part on private examples, beside ledger and transcript.
+
+        Raises:
+            PermissionError: outside a simulation, where it would be an uncounted release.
+        """
+        if not self._simulated:
+            raise PermissionError(
+                "query.measure: a server asked how good the client's model is, which is computed "
+                "from private examples and in no ledger; only a simulation answers"
+            )
         replies: list[Reply] = []
         for request in requests:
             client, learner = request.client, self._learner

@@ -30,14 +30,13 @@ from torch import Tensor
 
 from fedkd.privacy.masked_sums import Words, to_words
 from fedkd.protectors.base import dense
+from fedkd.simplex import TOLERANCE
 from fedkd.transport.messages import Keys, Roll
 from fedkd.types import Knowledge, Space
 from fedkd_clients.pads import KEY_BYTES, mask, new_key, public_half
 
 ROUNDING = 1e-6
 """How far above 1 a float32 probability may be; it is cut to 1."""
-SIMPLEX_TOLERANCE = 1e-3
-"""How far a row of probabilities may be from summing to one."""
 
 
 class MaskingError(ValueError):
@@ -232,7 +231,7 @@ def _check(upload: Knowledge, *, n_rows: int, n_classes: int) -> None:
         raise ValueError("weights outside (0, 1]")
     if not bool(((scores >= 0) & (scores <= 1 + ROUNDING)).all()):
         raise ValueError("scores outside [0, 1]")
-    if len(rows) and bool(((scores.sum(dim=1) - 1).abs() > SIMPLEX_TOLERANCE).any()):
+    if len(rows) and bool(((scores.sum(dim=1) - 1).abs() > TOLERANCE).any()):
         raise ValueError("rows that are not probabilities")
 
 

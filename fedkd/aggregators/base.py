@@ -42,10 +42,12 @@ class Aggregator(ABC):
         spaces: the score spaces it can average.
         linear: ``partial`` is ``mean.weighted_sums`` and ``merge`` adds, so that :meth:`finish`
             may be given sums that were taken elsewhere, under masks.
+        reads_row_temperatures: uploads may tell a temperature for each row.
     """
 
     spaces: ClassVar[frozenset[Space]] = frozenset(Space)
     linear: ClassVar[bool] = False
+    reads_row_temperatures: ClassVar[bool] = True
 
     @abstractmethod
     def partial(self, upload: Knowledge, *, n_rows: int) -> Sums:

@@ -33,6 +33,7 @@ class NoisyMean(Aggregator):
     """
 
     spaces: ClassVar[frozenset[Space]] = frozenset({Space.PROBS})
+    reads_row_temperatures: ClassVar[bool] = False
     noise_multiplier: Annotated[float, Gt(0)] | None = None
 
     def partial(self, upload: Knowledge, *, n_rows: int) -> Sums:

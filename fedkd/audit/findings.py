@@ -38,14 +38,16 @@ class Extraction:
     """How well canary secrets were ranked.
 
     Attributes:
-        exposures: of every canary, in order of their numbers.
-        insertions: int64 ``[n]``, of every canary.
+        exposures: of every canary that was ranked, in order of their numbers.
+        numbers: int64 ``[n]``, of those canaries.
+        insertions: int64 ``[n]``, of every one.
         levels: by number of insertions, never pooled.
         bound: the epsilon that the highest level certifies, for replacing one holder's canary
             examples, all insertions together.
     """
 
     exposures: Exposures
+    numbers: NDArray[np.int64]
     insertions: NDArray[np.int64]
     levels: tuple[LevelExposure, ...]
     bound: EpsilonBound
@@ -131,15 +133,19 @@ def extraction(
     insertions: ArrayLike,
     *,
     rng: np.random.Generator,
+    numbers: ArrayLike | None = None,
     delta: float = 0.0,
 ) -> Extraction:
     """Return what the ranks of canaries amount to.
 
-    The rank that counts as success is fixed: the first.
+    The rank that counts as success is fixed: the first. ``numbers`` are the canaries' own, from 0
+    on by default.
     """
     counts = np.asarray(insertions, dtype=np.int64)
+    own = np.arange(len(counts)) if numbers is None else np.asarray(numbers, dtype=np.int64)
     return Extraction(
         exposures=exposures,
+        numbers=own,
         insertions=counts,
         levels=by_insertions(exposures, counts, rng=rng),
         bound=kary_bound(exposures.only(counts == counts.max()), delta=delta),

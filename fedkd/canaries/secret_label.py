@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkd.canaries.base import Canary, CanaryFamily, Probes, canary_families
+from fedkd.canaries.odd import CELLS, random_input, random_tiles
 from fedkd.data.datasets.base import Arrays
 from fedkd.errors import ConfigError
 from fedkd.rng import numpy_stream
@@ -24,8 +25,12 @@ class Look(StrEnum):
     RANDOM = "random"
     """Uniform pixels; in a table every column drawn by itself, so values are in range but
     jointly odd."""
+    TILES = "tiles"
+    """Black and white tiles, which a convolution tells apart where random pixels all look alike to
+    it; in a table as random."""
     NATURAL = "natural"
-    """A training input, mislabelled unless the secret happens to be its own class."""
+    """An input of the test set, mislabelled unless the secret happens to be its own class; no
+    longer a non-member, and the test set is by so much less a test."""
 
 
 @canary_families.register("secret_label")
@@ -33,8 +38,10 @@ class Look(StrEnum):
 class SecretLabel(CanaryFamily):
     """k = the number of classes; all insertions are the same input with the same label.
 
+    Inputs depend on no training row, so they are the same before and after planting.
+
     Attributes:
-        look: random or natural.
+        look: what the input is.
     """
 
     look: Look = Look.RANDOM
@@ -69,11 +76,9 @@ class SecretLabel(CanaryFamily):
 
     def _input(self, arrays: Arrays, canary: Canary) -> NDArray[np.generic]:
         rng = numpy_stream(canary.seed, "canary input", client=canary.number)
-        inputs = arrays.train_inputs
+        inputs = arrays.test_inputs
         if self.look is Look.NATURAL:
             return inputs[rng.integers(len(inputs))]
-        if inputs.dtype == np.uint8:
-            return rng.integers(256, size=inputs.shape[1:], dtype=np.uint8)
-        columns = inputs.reshape(len(inputs), -1)
-        rows = rng.integers(len(inputs), size=columns.shape[1])
-        return columns[rows, np.arange(columns.shape[1])].reshape(inputs.shape[1:])
+        if self.look is Look.TILES:
+            return random_tiles(inputs, cells=CELLS, rng=rng)
+        return random_input(inputs, rng=rng)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -12,14 +13,24 @@ from fedkd.rng import borrowed
 
 
 class Model(ABC):
-    """An architecture. Clients may use different ones."""
+    """An architecture. Clients may use different ones.
+
+    Attributes:
+        tokens: it reads sequences of tokens and says the next one at every position.
+    """
+
+    tokens: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
         """Return a fresh module: float ``[n, *input_shape]`` to logits ``[n, n_classes]``.
 
+        Of tokens: int64 ``[n, positions]`` to logits ``[n, positions, n_classes]``, where a
+        position's logits depend on no later token.
+
         Args:
-            input_shape: ``(channels, height, width)`` for images, ``(columns,)`` for tables.
+            input_shape: ``(channels, height, width)`` for images, ``(columns,)`` for tables,
+                ``(positions,)`` for tokens.
             n_classes: number of logits.
         """
 

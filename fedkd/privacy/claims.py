@@ -17,11 +17,12 @@ from fedkd.privacy.ledger import Channel, Ledger
 from fedkd.privacy.preconditions import refusals
 from fedkd.privacy.releases import SCORES, Guard, guard
 from fedkd.privacy.settings import ServerView
-from fedkd.protectors.none import NoProtection
 from fedkd.scenario import Scenario
 from fedkd.types import ProxySource
 
 NONE = "no formal guarantee"
+PROMISING = 20.0
+"""The largest epsilon that counts as a guarantee: exp(20) bounds odds by nothing one could use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ def claim(
         if not math.isfinite(worst):
             warnings.insert(0, f"no guarantee, because: {_reasons(ledger, kept)}")
     if kept is None or list(refusals(scenario)) or not _formal(scenario, worst):
-        return _empirical(scenario, ledger, warnings)
+        return _empirical(scenario, ledger, warnings, worst=worst)
     level, unit, neighboring, trust, text = _SENTENCES[kept]
     sentence = text.format(epsilon=_rounded_up(worst), delta=f"{delta:g}")
     return Claim(
@@ -92,12 +93,13 @@ def _formal(scenario: Scenario, worst: float) -> bool:
     """Return whether a bound counts as a guarantee.
 
     Noise that a protector adds for its own sake has a formal epsilon too, of thousands or
-    millions; it is a guarantee only where a target was set and kept.
+    millions; it is a guarantee only where a target was set and kept. Nor is any larger epsilon
+    than ``PROMISING`` one.
     """
     target = scenario.privacy.target_epsilon
     if guard(scenario) == (Unit.CLIENT, Channel.UPLOAD):
-        return target is not None and worst <= target
-    return math.isfinite(worst)
+        return target is not None and worst <= min(target, PROMISING)
+    return worst <= PROMISING
 
 
 _SENTENCES = {
@@ -128,10 +130,13 @@ _SENTENCES = {
 }
 
 
-def _empirical(scenario: Scenario, ledger: Ledger, warnings: list[str]) -> Claim:
-    """Return level 1 where a protector acts without a useful guarantee, else level 0."""
-    protects = not isinstance(scenario.protector, NoProtection)
+def _empirical(scenario: Scenario, ledger: Ledger, warnings: list[str], *, worst: float) -> Claim:
+    """Return level 1 where a protector's noise acts without a useful guarantee, else level 0."""
+    protects = scenario.protector.adds_noise
     if not protects or scenario.method.message is not MessageKind.KNOWLEDGE:
+        if PROMISING < worst < math.inf:
+            formal = f"the formal epsilon {_rounded_up(worst)} is too large to promise anything"
+            return Claim(sentence=f"{NONE}: {formal}", warnings=warnings)
         return Claim(warnings=warnings)
     delta = scenario.privacy.delta
     uploads = (Unit.CLIENT, Channel.UPLOAD)
@@ -191,6 +196,11 @@ def _warnings(scenario: Scenario) -> Iterator[str]:
         yield (
             "masked sums: the server, if it follows the protocol, sees no single upload; the sums "
             f"themselves (at least {scenario.n_min} clients a row) are not noised by them"
+        )
+        yield (
+            "masked sums hide nobody who stops: when a client is left out because its budget is "
+            "spent, or falls silent, the sums before and after can be subtracted, which shows the "
+            "rows it keeps and roughly its scores"
         )
 
 

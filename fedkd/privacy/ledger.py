@@ -56,11 +56,12 @@ class Ledger:
 
     Attributes:
         path: a JSON-lines file, read when it exists; None keeps the ledger in memory.
-        charges: in the order they were made.
+        charges: in the order they were made; only :meth:`add` may make more.
     """
 
     path: Path | None = None
     charges: list[Charge] = field(default_factory=list[Charge])
+    _by_client: dict[int, list[Charge]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Read the file; ConfigError when a line is damaged, since a gap would hide spending.
@@ -74,6 +75,8 @@ class Ledger:
             if len(complete) < len(whole):
                 os.truncate(self.path, len(complete))
             self.charges = [*_read(self.path)]
+        self._by_client = {}
+        self._index(self.charges)
 
     def add(self, charges: Iterable[Charge]) -> None:
         """Write charges down; they count from now on, whatever becomes of the round."""
@@ -85,19 +88,23 @@ class Ledger:
                 file.flush()
                 os.fsync(file.fileno())
         self.charges += new
+        self._index(new)
 
     def clients(self) -> list[int]:
         """Return the clients that were charged, ascending."""
-        return sorted({charge.client for charge in self.charges})
+        return sorted(self._by_client)
 
     def of(self, client: int, unit: Unit, channel: Channel) -> list[Charge]:
         """Return one client's charges of one unit and channel, in order."""
         return [
             charge
-            for charge in self.charges
-            if charge.client == client
-            and (charge.release.unit, charge.release.channel) == (unit, channel)
+            for charge in self.all_of(client)
+            if (charge.release.unit, charge.release.channel) == (unit, channel)
         ]
+
+    def all_of(self, client: int) -> list[Charge]:
+        """Return all of one client's charges, in order."""
+        return list(self._by_client.get(client, ()))
 
     def epsilon(
         self,
@@ -115,6 +122,10 @@ class Ledger:
         events = [charge.release.event for charge in self.of(client, unit, channel)]
         events += [r.event for r in planned if (r.unit, r.channel) == (unit, channel)]
         return epsilon(events, delta=delta)
+
+    def _index(self, charges: Iterable[Charge]) -> None:
+        for charge in charges:
+            self._by_client.setdefault(charge.client, []).append(charge)
 
 
 def _line(charge: Charge) -> str:

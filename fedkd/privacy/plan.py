@@ -28,7 +28,13 @@ WORTHLESS = 0.1
 """A vote of all clients for one class must not come out wrong more often than this."""
 SILENT = 1e-9
 """A noise multiplier that changes no vote."""
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+BATCH_NORMS: tuple[type[nn.Module], ...] = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+)
+RECURRENT: tuple[type[nn.Module], ...] = (nn.RNN, nn.LSTM, nn.GRU)
 
 
 def planned(scenario: Scenario) -> Scenario:
@@ -41,7 +47,7 @@ def planned(scenario: Scenario) -> Scenario:
         ConfigError: no noise keeps the target, or what would come out is noise; nothing was
             trained.
     """
-    _refuse_batch_norm(scenario)
+    _refuse_layers(scenario)
     settled = _calibrated(scenario) if _unknown(scenario) else scenario
     _refuse_worthless_votes(settled)
     return settled
@@ -141,7 +147,7 @@ def _refuse_worthless_votes(scenario: Scenario) -> None:
         )
 
 
-def _refuse_batch_norm(scenario: Scenario) -> None:
+def _refuse_layers(scenario: Scenario) -> None:
     if not scenario.privacy.dp_sgd:
         return
     arrays = load(scenario.data)
@@ -153,4 +159,9 @@ def _refuse_batch_norm(scenario: Scenario) -> None:
                 raise ConfigError(
                     f"models: {name!r} has {type(layer).__name__} at {where!r}, which mixes the "
                     "examples of a batch, so DP-SGD cannot bound one; use torch.nn.GroupNorm"
+                )
+            if isinstance(layer, RECURRENT):
+                raise ConfigError(
+                    f"models: {name!r} has {type(layer).__name__} at {where!r}, whose gradient "
+                    "DP-SGD cannot take example by example; use models=transformer_char"
                 )

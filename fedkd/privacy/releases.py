@@ -5,8 +5,8 @@ The ledger, the plan and the claims all read this one list, so they cannot disag
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING
+from dataclasses import fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from fedkd.aggregators.base import Aggregator
 from fedkd.methods.base import CoDistillation, MessageKind
@@ -88,13 +88,28 @@ def guard(scenario: Scenario) -> Guard | None:
 
 
 def lacks_noise(part: object) -> bool:
-    """Return whether a component's noise multiplier is still to be worked out from a target."""
-    names = {field.name for field in fields(part)} if is_dataclass(part) else set[str]()
-    return NOISE in names and getattr(part, NOISE) is None
+    """Return whether a noise multiplier in a component is still to be worked out from a target.
+
+    The component's own, or that of one it holds, as a chain holds protectors.
+    """
+    return filled(part, 1.0) != part
+
+
+def filled(part: Any, noise_multiplier: float) -> Any:
+    """Return a component with every noise multiplier that is not known yet set to this one."""
+    if isinstance(part, tuple):
+        return tuple(filled(one, noise_multiplier) for one in part)
+    if not is_dataclass(part) or isinstance(part, type):
+        return part
+    now = {field.name: getattr(part, field.name) for field in fields(part)}
+    then = {name: filled(value, noise_multiplier) for name, value in now.items()}
+    if NOISE in now and now[NOISE] is None:
+        then[NOISE] = noise_multiplier
+    return part if then == now else replace(part, **then)
 
 
 def _bounded(part: Aggregator | Protector) -> bool:
-    return lacks_noise(part) or part.event(n_rows=1).counted
+    return filled(part, 1.0).event(n_rows=1).counted
 
 
 def _release(what: str, unit: Unit, channel: Channel, event: Event) -> Release:

@@ -50,6 +50,11 @@ class Protector(ABC):
         """Whether it looks at private examples, beyond the scores it is given."""
         return False
 
+    @property
+    def adds_noise(self) -> bool:
+        """Whether its output is random; without noise, nothing hinders who knows the protector."""
+        return False
+
     def check(self, *, temperature: float) -> None:  # noqa: B027 - most protectors fit any
         """Raise ConfigError when it cannot work with the distiller's teacher temperature."""
 
@@ -58,6 +63,15 @@ class Protector(ABC):
 
         Args:
             temperature: the distiller's teacher temperature.
+        """
+        return None
+
+    def projected_mass(self, *, n_classes: int) -> tuple[float, float] | None:
+        """Return the least and largest mass that its projection of a noisy row moves on average.
+
+        The mass of a row is one, and noise can move more than that; None where nothing is
+        projected. Worked out from public settings, over all rows there could be: what was moved on
+        the rows of a run is computed from private scores and stays with the client.
         """
         return None
 

@@ -55,6 +55,11 @@ class Chain(Protector):
         """When any part does."""
         return any(part.reads_private for part in self.parts)
 
+    @property
+    def adds_noise(self) -> bool:
+        """When any part does."""
+        return any(part.adds_noise for part in self.parts)
+
     def check(self, *, temperature: float) -> None:
         """Check every part."""
         for part in self.parts:
@@ -64,6 +69,11 @@ class Chain(Protector):
         """Return the range of the part that tells them; two parts never do."""
         ranges = (part.row_temperatures(temperature=temperature) for part in self.parts)
         return next((told for told in ranges if told is not None), None)
+
+    def projected_mass(self, *, n_classes: int) -> tuple[float, float] | None:
+        """Return that of the part that projects; two parts never do."""
+        found = (part.projected_mass(n_classes=n_classes) for part in self.parts)
+        return next((moved for moved in found if moved is not None), None)
 
     def protect(self, knowledge: Knowledge, context: Context, *, rng: torch.Generator) -> Knowledge:
         """Apply the parts, which all draw from the one stream."""

@@ -44,6 +44,11 @@ class GaussianNoise(Protector):
         """It clips logits."""
         return True
 
+    @property
+    def adds_noise(self) -> bool:
+        """Always."""
+        return True
+
     def protect(self, knowledge: Knowledge, context: Context, *, rng: torch.Generator) -> Knowledge:
         """Return noisy logits; ConfigError without a multiplier, ValueError for no logits."""
         logits = logits_of(knowledge)

@@ -23,7 +23,11 @@ from fedkd.protectors.noise import Noise
 from fedkd.protectors.softening import tempered
 from fedkd.scorers.base import Scorer
 from fedkd.scorers.confidence import Confidence
+from fedkd.simplex import moved_mass
 from fedkd.types import Knowledge, Space
+
+DRAWS = 4096
+"""Noisy rows over which :meth:`Swing.projected_mass` takes a mean."""
 
 
 class NoiseLaw(StrEnum):
@@ -58,7 +62,10 @@ class Swing(Protector):
     Privacy: constant noise is, formally, a client-level mechanism, since a row of probabilities
     moves by at most sqrt(2) (L2) or 2 (L1) whatever the client's data. At useful scales its
     epsilon is vacuous. Any other setting has none: a scale or a temperature that is computed from
-    the scores, or a scorer that reads private examples, is an output of its own.
+    the scores, or a scorer that reads private examples, is an output of its own. So is the share
+    of mass that the projection moved on the rows of a run, which therefore nobody reports; between
+    what it lies on average follows from the settings (:meth:`projected_mass`, ``fedkd privacy
+    plan``).
 
     Attributes:
         scorer: gives each row's likelihood in [0, 1].
@@ -102,6 +109,11 @@ class Swing(Protector):
         """As its scorer does."""
         return self.scorer.reads_private
 
+    @property
+    def adds_noise(self) -> bool:
+        """Unless its scale is 0."""
+        return self.noise_scale > 0
+
     def check(self, *, temperature: float) -> None:
         """Raise ConfigError for an empty range of temperatures or an unfinished scorer."""
         self._range(temperature)
@@ -111,6 +123,20 @@ class Swing(Protector):
         """Return the range where the temperatures are told."""
         told = self.server_temperature is ServerTemperature.TOLD
         return self._range(temperature) if told else None
+
+    def projected_mass(self, *, n_classes: int) -> tuple[float, float] | None:
+        """Return the mean moved mass of an even row at the least scale, of a sure one at the most.
+
+        Every other row lies between: moved mass is convex in the row and grows with the scale.
+        """
+        if self.noise_scale == 0:
+            return None
+        rng = torch.Generator().manual_seed(0)
+        noise = self.noise.like(torch.zeros(DRAWS, n_classes), rng=rng)
+        least, most = self._scales(torch.tensor([0.0, 1.0]))
+        even, sure = torch.full((n_classes,), 1 / n_classes), torch.eye(n_classes)[0]
+        low, high = moved_mass(even + least * noise), moved_mass(sure + most * noise)
+        return float(low.mean()), float(high.mean())
 
     def protect(self, knowledge: Knowledge, context: Context, *, rng: torch.Generator) -> Knowledge:
         """Return probabilities; ConfigError as :meth:`check`, ValueError for no logits."""

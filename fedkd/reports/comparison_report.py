@@ -15,7 +15,7 @@ from fedkd.errors import ConfigError
 from fedkd.reports.comparison import ComparedRun, plan, run_plan
 from fedkd.reports.comparison_table import rows
 from fedkd.reports.comparison_text import as_csv, as_json, as_latex, as_table
-from fedkd.reports.figures import comparison_figure
+from fedkd.reports.figures import ACCURACY, BITS, comparison_figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +61,17 @@ def compare(arguments: Sequence[str], options: Options, *, plugins: Sequence[str
         sys.stdout.write(as_csv(table))
     else:
         Console().print(as_table(table))
-    picture = comparison_figure(done, options.figure or options.out / "compare.png")
+    curve = BITS if BITS.name in options.metric else ACCURACY
+    where = options.figure or options.out / "compare.png"
+    picture = comparison_figure(done, where, curve=curve)
     sys.stderr.write(f"picture: {picture}\n")
 
 
 def _tell(run: ComparedRun, n_done: int, n_all: int) -> None:
     how = "kept" if run.reused else f"{run.summary['seconds']:.0f} s"
-    accuracy = run.summary["accuracy_mean"]
+    accuracy, bits = (run.summary.get(k) for k in ("accuracy_mean", "bits_per_character_mean"))
     figure = "" if accuracy is None else f"  accuracy {accuracy:.3f}"
+    figure += "" if bits is None else f"  bits per character {bits:.3f}"
     sys.stderr.write(
         f"[{n_done}/{n_all}] {run.scenario} {run.method} seed {run.seed}{figure}  ({how})\n"
     )

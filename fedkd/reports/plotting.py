@@ -53,10 +53,13 @@ def finish(axes: Any, title: str) -> None:
     axes.set_title(title)
     axes.set_xlabel("round")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    low, high = axes.get_xlim()
+    if high - low < 1:
+        axes.set_xlim(low - 1, high + 1)
 
 
 def write_ends(axes: Any, ends: Sequence[End]) -> None:
-    """Write names right of the last points; :func:`save` moves them apart."""
+    """Write names right of the last points; :func:`settle` moves them apart."""
     for end in ends:
         axes.annotate(
             end.text,
@@ -71,10 +74,13 @@ def write_ends(axes: Any, ends: Sequence[End]) -> None:
 
 def _spread(axes: Any) -> None:
     """Move names that stand at the same x apart, upwards, then back down into the panel."""
+    from matplotlib.text import Annotation
+
     step = 1.2 * FONT_SIZE * DPI / 72
     top = axes.bbox.y1 - step / 2
-    for x in {text.xy[0] for text in axes.texts}:
-        texts = [text for text in axes.texts if text.xy[0] == x]
+    names = [text for text in axes.texts if isinstance(text, Annotation)]
+    for x in {text.xy[0] for text in names}:
+        texts = [text for text in names if text.xy[0] == x]
         places = [float(axes.transData.transform(text.xy)[1]) for text in texts]
         order = sorted(range(len(texts)), key=places.__getitem__)
         wanted = list(places)
@@ -93,12 +99,17 @@ def marker(points: Any) -> str:
     return "o" if len(points) <= 30 else ""
 
 
-def save(figure: Any, path: Path) -> Path:
-    """Write a PNG with the names of lines apart; return ``path``."""
+def settle(figure: Any) -> None:
+    """Fix the layout of a finished figure and move the names of its lines apart."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for axes in figure.axes:
         _spread(axes)
+
+
+def save(figure: Any, path: Path) -> Path:
+    """Write a PNG with the names of lines apart; return ``path``."""
+    settle(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", dpi=DPI)
     return path

@@ -54,7 +54,7 @@ def _facts(said: Claim) -> dict[str, Any]:
 def _client(ledger: Ledger, client: int, kept: Guard | None, scenario: Scenario) -> dict[str, Any]:
     delta = scenario.privacy.delta
     spent = math.inf if kept is None else ledger.epsilon(client, *kept, delta=delta)
-    alike = Counter(charge.release for charge in ledger.charges if charge.client == client)
+    alike = Counter(charge.release for charge in ledger.all_of(client))
     return {
         "client": client,
         "epsilon": spent if math.isfinite(spent) else None,
@@ -112,10 +112,11 @@ def _grouped(rows: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]
     for row in rows:
         key = repr((row["epsilon"], row["events"]))
         groups.setdefault(key, ([], row))[0].append(row["client"])
-    return [(_ranges(clients), row) for clients, row in groups.values()]
+    return [(ranges(clients), row) for clients, row in groups.values()]
 
 
-def _ranges(clients: Sequence[int]) -> str:
+def ranges(clients: Sequence[int]) -> str:
+    """Return ascending client ids as ``0, 3-9``."""
     parts: list[list[int]] = []
     for client in clients:
         if parts and client == parts[-1][-1] + 1:

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fedkd.data.federation import load
 from fedkd.privacy.accounting import epsilon
 from fedkd.privacy.claims import claim
 from fedkd.privacy.events import to_plain
@@ -26,7 +27,9 @@ def plan(scenario: Scenario) -> dict[str, Any]:
 
     Keys: ``scenario``, ``scenario_hash``, ``rounds``, ``proxy_rows``, ``events`` (of one client,
     first round), ``epsilon_total`` and ``epsilon_by_round`` (null where nothing bounds them),
-    ``target_epsilon``, ``delta``, ``unit``, ``claim``, ``claim_level``, ``warnings``.
+    ``target_epsilon``, ``delta``, ``unit``, ``projected_mass`` (least and largest mean share of a
+    noisy row that the protector's projection moves, or null), ``claim``, ``claim_level``,
+    ``warnings``.
     """
     kept, delta, n_rows = guard(scenario), scenario.privacy.delta, proxy_rows(scenario)
     after = [
@@ -48,6 +51,9 @@ def plan(scenario: Scenario) -> dict[str, Any]:
         "target_epsilon": scenario.privacy.target_epsilon,
         "delta": delta,
         "unit": kept[0].value if kept else None,
+        "projected_mass": scenario.protector.projected_mass(
+            n_classes=load(scenario.data).n_classes
+        ),
         "claim": said.sentence,
         "claim_level": said.level,
         "warnings": said.warnings,
@@ -90,6 +96,10 @@ def print_plan(found: dict[str, Any], tried: dict[str, Any] | None) -> None:
         shown = sorted({0, len(spent) // 4, len(spent) // 2, len(spent) - 1})
         by_round = "  ".join(f"round {n + 1}: {spent[n]:.3g}" for n in shown)
         table.add_row("epsilon after", by_round)
+    if found["projected_mass"] is not None:
+        least, most = (f"{100 * share:.3g} %" for share in found["projected_mass"])
+        told = f"moves {least} (even row) to {most} (sure row) of a noisy row's mass, on average"
+        table.add_row("projection", told)
     if tried is not None:
         for name in ("with_noise", "without_noise"):
             label = f"pilot {name.replace('_', ' ')}"

@@ -24,6 +24,8 @@ def show_progress(scenario: Scenario, stream: Iterator[RoundResult]) -> None:
         line: dict[str, Any] = {"round": result.round, **_headline(result)}
         if result.left_out:
             line["left_out"] = result.left_out
+        if result.ended:
+            line["ended"] = result.ended
         if result.failures:
             line["failures"] = [f"client {f.client}: {f.reason}" for f in result.failures]
         sys.stderr.write(json.dumps(line) + "\n")
@@ -50,6 +52,8 @@ def _show_bar(scenario: Scenario, stream: Iterator[RoundResult]) -> None:
                     f"{', '.join(map(str, result.left_out))}",
                     style="yellow",
                 )
+            if result.ended:
+                progress.console.print(f"ended: {result.ended}", style="yellow")
             for failure in result.failures:
                 progress.console.print(
                     f"round {result.round}: client {failure.client} failed: {failure.reason}",
@@ -62,6 +66,9 @@ def _headline(result: RoundResult) -> dict[str, Any]:
     client = [m.value for m in result.measurements if m.name == "accuracy"]
     if client:
         figures["accuracy"] = round(sum(client) / len(client), 4)
+    bits = [m.value for m in result.measurements if m.name == "bits_per_character"]
+    if bits:
+        figures["bits"] = round(sum(bits) / len(bits), 4)
     for m in result.measurements:
         if m.name in {"teacher_accuracy", "server_accuracy", "coverage", "seconds"}:
             figures[m.name.removesuffix("_accuracy")] = round(m.value, 4)
@@ -83,30 +90,33 @@ def _lines(s: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "rounds", f"{s['rounds_done']} of {s['rounds']}  ({s['status']})"
     yield (
         "client models",
-        f"mean {_share(s['accuracy_mean'])}  worst {_share(s['accuracy_worst'])}"
+        f"mean {share(s['accuracy_mean'])}  worst {share(s['accuracy_worst'])}"
         "  after the last round's training",
     )
     if "knowledge" in s["bytes_by_kind"]["up"]:
-        yield "", f"mean {_share(s['accuracy_distilled_mean'])}  after a closing distillation pass"
+        yield "", f"mean {share(s['accuracy_distilled_mean'])}  after a closing distillation pass"
     elif "update" in s["bytes_by_kind"]["up"]:
-        yield "", f"mean {_share(s['accuracy_distilled_mean'])}  with the last average loaded"
-    yield "", f"mean {_share(s['accuracy_local_mean'])}  on each client's own held-out examples"
+        yield "", f"mean {share(s['accuracy_distilled_mean'])}  with the last average loaded"
+    yield "", f"mean {share(s['accuracy_local_mean'])}  on each client's own held-out examples"
+    yield from _bits(s)
     if s["coverage"] is not None:
-        yield "teacher (consensus)", f"{_share(s['teacher_accuracy'])}  on the proxy rows it covers"
+        yield "teacher (consensus)", f"{share(s['teacher_accuracy'])}  on the proxy rows it covers"
     if s["server_accuracy"] is not None:
-        yield "server model", _share(s["server_accuracy"])
+        yield "server model", share(s["server_accuracy"])
     if s["coverage"] is not None:
-        yield "coverage", f"{_share(s['coverage'])} of proxy rows have a keeper"
+        yield "coverage", f"{share(s['coverage'])} of proxy rows have a keeper"
         yield "keepers per row", f"{s['keepers_per_row']:.2f}"
     for direction in ("up", "down"):
         kinds = s["bytes_by_kind"][direction]
-        parts = ", ".join(f"{kind} {_size(n)}" for kind, n in sorted(kinds.items()))
-        yield f"bytes {direction}", f"{_size(s[f'bytes_{direction}'])}  ({parts})"
+        parts = ", ".join(f"{kind} {size(n)}" for kind, n in sorted(kinds.items()))
+        yield f"bytes {direction}", f"{size(s[f'bytes_{direction}'])}  ({parts})"
     per_round = s["seconds_per_round"]
     rate = "" if per_round is None else f"  ({per_round:.2f} a round)"
     yield "seconds", f"{s['seconds']:.1f}{rate}"
     if s["left_out"]:
         yield "left out", f"{s['left_out']} times, privacy budget spent (fedkd privacy explain)"
+    if s.get("ended_early"):
+        yield "ended early", s["ended_early"]
     if s["failures"]:
         yield "failures", f"{s['failures']} (events.jsonl names client, round and reason)"
     yield "privacy", s["privacy_claim"]
@@ -116,11 +126,27 @@ def _lines(s: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "result hash", s["result_hash"]
 
 
-def _share(value: float | None) -> str:
+def _bits(s: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what a text run is judged by; nothing for other runs."""
+    if s.get("bits_per_character_mean") is None:
+        return
+    yield "bits per character", f"mean {s['bits_per_character_mean']:.3f}  (lower is better)"
+    for key, after in (
+        ("bits_per_character_distilled_mean", "mean {:.3f}  after a closing distillation pass"),
+        ("bits_per_character_local_mean", "mean {:.3f}  on each client's own held-out text"),
+        ("server_bits_per_character", "{:.3f}  server model"),
+    ):
+        if s.get(key) is not None:
+            yield "", after.format(s[key])
+
+
+def share(value: float | None) -> str:
+    """Return a share in [0, 1] in percent, ``-`` for None."""
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
-def _size(n: int) -> str:
+def size(n: int) -> str:
+    """Return a number of bytes in kB or MB."""
     return f"{n / 1e6:.2f} MB" if n >= 1e5 else f"{n / 1e3:.1f} kB"
 
 

@@ -22,8 +22,11 @@ class Budget:
         self._scenario, self._ledger, self._n_rows = scenario, ledger, n_rows
         self._refused: set[int] = set()
 
-    def admit(self, members: Sequence[int], *, round: int) -> list[int]:
-        """Return the members the round leaves within budget, their releases written down."""
+    def admit(self, members: Sequence[int], *, round: int, at_least: int = 1) -> list[int]:
+        """Return the members the round leaves within budget, their releases written down.
+
+        Nothing is written down for fewer than ``at_least``: there is no round with them.
+        """
         admitted: list[int] = []
         charges: list[Charge] = []  # one write for all of them
         charged = set(self._ledger.clients())
@@ -33,7 +36,8 @@ class Budget:
                 continue
             charges += [Charge(round=round, client=client, release=one) for one in planned]
             admitted.append(client)
-        self._ledger.add(charges)
+        if len(admitted) >= at_least:
+            self._ledger.add(charges)
         return admitted
 
     def refuse(self, client: int) -> None:

@@ -17,11 +17,12 @@ from torch import Tensor
 from fedkd.aggregators.base import Sums
 from fedkd.errors import RunStopped
 from fedkd.privacy.masked_sums import Words, added, steps_per_unit, sums_from
-from fedkd.results import Failure
+from fedkd.results import Failure, MaskedUploads
 from fedkd.scenario import Scenario
+from fedkd.simplex import TOLERANCE
 from fedkd.transport.messages import Action, Keys, Reply, Request, Roll
 from fedkd_server.exchange import Answers, Exchange
-from fedkd_server.validation import SIMPLEX_TOLERANCE, Expected, UploadError
+from fedkd_server.validation import Expected, UploadError
 
 KEY_BYTES = 32
 
@@ -32,10 +33,12 @@ class Gathered:
 
     Attributes:
         sums: over all members that stayed to the end; rows with too few keepers hold none.
+        masked: what they were added from.
         figures: measurements that depend on no mask.
     """
 
     sums: Sums
+    masked: MaskedUploads
     figures: dict[str, float]
 
 
@@ -72,7 +75,6 @@ class MaskedSums:
     def opening(self, requests: Sequence[Request]) -> list[Request]:
         """Return a round's requests with the members named, and keys for those who lack them."""
         members = tuple(request.client for request in requests)
-        self._check_enough(members, round=requests[0].round, failures=[])
         self._roll = Roll(members=members)
         return [
             replace(
@@ -129,7 +131,7 @@ class MaskedSums:
             temperature=self._expected.temperature,
         )
         slack = (self._expected.n_classes + 1) * n_members / (2 * steps_per_unit(n_members))
-        off = (sums.scores.sum(dim=1) - sums.mass).abs() > SIMPLEX_TOLERANCE * sums.mass + slack
+        off = (sums.scores.sum(dim=1) - sums.mass).abs() > TOLERANCE * sums.mass + slack
         if bool((counts > n_members).any() | (sums.mass > sums.keepers + slack).any() | off.any()):
             raise RunStopped(
                 f"round {round}: the masked sums of {n_members} clients are no sums of "
@@ -138,7 +140,8 @@ class MaskedSums:
             )
         withheld = int((counts > 0).sum()) - int((sums.keepers > 0).sum())
         figures = {"rows_withheld": float(withheld), "attempts": float(attempt)}
-        return Gathered(sums=sums, figures=figures)
+        words = {client: torch.from_numpy(part) for client, part in parts.items()}
+        return Gathered(sums=sums, masked=MaskedUploads(rows=rows, words=words), figures=figures)
 
     def _asked(self, requests: Sequence[Request], answers: Answers) -> dict[int, Reply]:
         part = self._exchange.ask(requests)
@@ -171,7 +174,7 @@ class MaskedSums:
             first = "; ".join(f"client {f.client}: {f.reason}" for f in failures[:5])
             raise RunStopped(
                 f"round {round}: {len(members)} clients are too few for masked sums with "
-                f"n_min={self._n_min} ({first or 'nobody failed'})"
+                f"n_min={self._n_min} ({first})"
             )
 
 

@@ -47,7 +47,8 @@ def run_rounds(
 
     Yields:
         One result for set-up (round 0) and one for each round. When no client may take part any
-        more, because all budgets are spent, the last result has an empty cohort and the run ends.
+        more, because all budgets are spent, or too few for masked sums, the last result has an
+        empty cohort, says why, and the run ends.
 
     Raises:
         RunStopped: too few clients answered.
@@ -117,15 +118,16 @@ class _Run:
         """Do one exchange and measure it."""
         started = time.perf_counter()
         wanted = cohort(self._scenario, self._scenario.participants(), round=n)
-        members = self._budget.admit(wanted, round=n)
-        if not members:
-            return self._budget_spent(wanted, n)
+        least = 1 if self._masked is None else self._scenario.n_min
+        members = self._budget.admit(wanted, round=n, at_least=least)
+        if len(members) < least:
+            return self._budget_spent(wanted, members, n)
         answers = self._exchange.ask(self._requests(members, n))
         self._has_proxy.update(answers.replies)
         spent = self._refusals(answers)
         members = [client for client in members if client not in spent]
-        if not members:
-            return self._budget_spent(wanted, n)
+        if len(members) < least:
+            return self._budget_spent(wanted, members, n)
         heard = self._listen(answers, n)
         self._check_completion(heard, members, n)
         figures: dict[str, float] = {}
@@ -145,6 +147,7 @@ class _Run:
             digest=_digest(self._broadcast),
             traffic=Traffic(
                 uploads=heard.uploads,
+                masked=None if heard.gathered is None else heard.gathered.masked,
                 broadcast=self._broadcast,
                 student=None if self._student is None else self._student.parameters(),
             ),
@@ -158,14 +161,21 @@ class _Run:
             self._budget.refuse(client)
         return refused
 
-    def _budget_spent(self, wanted: Sequence[int], n: int) -> RoundResult:
-        """Return the result of a round that nobody could afford: the closing measurements."""
+    def _budget_spent(self, wanted: Sequence[int], left: Sequence[int], n: int) -> RoundResult:
+        """Return the result of a round that too few could afford: the closing measurements."""
+        ended = f"no client has privacy budget left for round {n}"
+        if left:
+            ended = (
+                f"{len(left)} of {len(wanted)} clients have privacy budget left for round {n}, "
+                f"too few for masked sums with n_min={self._scenario.n_min}"
+            )
         return RoundResult(
             round=n,
             cohort=[],
             measurements=self._about_clients([], n, closing=True),
-            left_out=list(wanted),
+            left_out=[client for client in wanted if client not in left],
             digest=_digest(self._broadcast),
+            ended=ended,
         )
 
     def _requests(self, members: Sequence[int], n: int) -> list[Request]:

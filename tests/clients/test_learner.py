@@ -120,7 +120,7 @@ def test_a_client_that_keeps_nothing_still_uploads_rows_of_the_right_width(tiny)
 def test_a_client_the_cohort_skips_is_untouched(play, tiny):
     scenario = tiny("cohort=1", "rounds=4", "clients=3")
     store, history = MemoryStore(), []
-    fleet = Fleet(scenario, store, device=CPU)
+    fleet = Fleet(scenario, store, device=CPU, simulated=True)
 
     def note(result) -> None:
         states = {}

@@ -82,6 +82,17 @@ def test_the_order_of_uploads_is_irrelevant(name, case, order):
     torch.testing.assert_close(first.scores, again.scores, rtol=ULP, atol=1e-12)
 
 
+@every_aggregator
+def test_it_says_whether_uploads_may_tell_row_temperatures(name):
+    upload = _upload([0, 2], 3, n_classes=4)
+    told = replace(upload, row_temperatures=torch.full((2,), TEMPERATURE))
+    if _made(name).reads_row_temperatures:
+        assert len(_aggregate(name, [told, told], 3)) > 0
+    else:
+        with pytest.raises(ConfigError, match="row by row"):
+            _aggregate(name, [told, told], 3)
+
+
 @every_average
 @given(case=_rounds(), place=st.integers(0, 6))
 def test_a_client_that_keeps_no_row_leaves_no_trace(name, case, place):

@@ -12,7 +12,7 @@ from fedkd.data.datasets.base import Presence, datasets
 from fedkd.errors import ConfigError, MissingDataError
 
 every_data_set = pytest.mark.parametrize("name", datasets.names())
-SHIPPED = {"digits", "fashion_mini"}
+SHIPPED = {"digits", "fashion_mini", "gutenberg_mini"}
 
 
 @pytest.fixture(autouse=True)
@@ -55,17 +55,34 @@ def test_a_shipped_one_loads_anywhere(name):
         (arrays.train_inputs, arrays.train_labels),
         (arrays.test_inputs, arrays.test_labels),
     ):
-        assert inputs.dtype == np.uint8
+        assert inputs.dtype == (np.int16 if datasets.get(name).tokens else np.uint8)
         assert inputs.shape[1:] == arrays.input_shape
         assert labels.dtype == np.int64
         assert len(labels) == len(inputs)
-        assert set(labels.tolist()) == set(range(arrays.n_classes))
+        found = set(labels.flatten().tolist())
+        assert found <= set(range(arrays.n_classes))
+        if not datasets.get(name).tokens:
+            assert found == set(range(arrays.n_classes))
+
+
+@pytest.mark.parametrize("name", sorted(n for n in SHIPPED if datasets.get(n).tokens))
+def test_a_label_of_a_sequence_is_the_next_token(name):
+    arrays = datasets.get(name)().load()
+    for inputs, labels in (
+        (arrays.train_inputs, arrays.train_labels),
+        (arrays.test_inputs, arrays.test_labels),
+    ):
+        assert labels.shape == inputs.shape
+        assert np.array_equal(inputs[:, 1:], labels[:, :-1])
+    assert arrays.strata is not None
+    assert len(arrays.strata) == len(arrays.train_inputs)
+    assert len(arrays.words) == arrays.n_classes
 
 
 @pytest.mark.parametrize("name", sorted(SHIPPED))
 def test_a_limit_takes_a_balanced_part(name):
     arrays = datasets.get(name)(limit=100).load()
-    counts = np.bincount(arrays.train_labels)
+    counts = np.bincount(arrays.groups)
     assert counts.sum() == 100
     assert counts.max() - counts.min() <= 1
     assert np.array_equal(arrays.test_labels, datasets.get(name)().load().test_labels)

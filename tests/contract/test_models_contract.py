@@ -8,27 +8,43 @@ import torch
 from fedkd.models.base import initialized, models
 
 every_model = pytest.mark.parametrize("name", models.names())
-SHAPE, N_CLASSES = (1, 28, 28), 7
+IMAGE, SEQUENCE, N_CLASSES = (1, 28, 28), (20,), 7
 
 
 def _module(name, *, seed: int = 0):
     rng = torch.Generator().manual_seed(seed)
-    return initialized(models.get(name)(), SHAPE, N_CLASSES, rng=rng)
+    shape = SEQUENCE if models.get(name).tokens else IMAGE
+    return initialized(models.get(name)(), shape, N_CLASSES, rng=rng)
 
 
-def _images(n: int) -> torch.Tensor:
-    return torch.rand(n, *SHAPE, generator=torch.Generator().manual_seed(9))
+def _inputs(name, n: int) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(9)
+    if models.get(name).tokens:
+        return torch.randint(N_CLASSES, (n, *SEQUENCE), generator=rng)
+    return torch.rand(n, *IMAGE, generator=rng)
 
 
 @every_model
 def test_it_gives_logits_and_every_parameter_learns(name):
     module = _module(name).train()
-    logits = module(_images(4))
-    assert logits.shape == (4, N_CLASSES)
+    logits = module(_inputs(name, 4))
+    positions = SEQUENCE if models.get(name).tokens else ()
+    assert logits.shape == (4, *positions, N_CLASSES)
     assert logits.dtype == torch.float32
-    torch.nn.functional.cross_entropy(logits, torch.arange(4)).backward()
+    rows = logits.flatten(0, -2)
+    torch.nn.functional.cross_entropy(rows, torch.arange(len(rows)) % N_CLASSES).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
-    assert bool((logits.exp().sum(dim=1) != 1).all()), "probabilities, not logits"
+    assert bool((rows.exp().sum(dim=1) != 1).all()), "probabilities, not logits"
+
+
+@pytest.mark.parametrize("name", [name for name in models.names() if models.get(name).tokens])
+def test_no_position_sees_a_later_token(name):
+    module, tokens = _module(name).eval(), _inputs(name, 2)
+    changed = tokens.clone()
+    changed[:, 11] = (changed[:, 11] + 1) % N_CLASSES
+    before, after = module(tokens), module(changed)
+    assert torch.equal(before[:, :11], after[:, :11])
+    assert bool((before[:, 11:] != after[:, 11:]).any(dim=(0, 2)).all()), "no memory of the past"
 
 
 @every_model
@@ -41,9 +57,9 @@ def test_its_state_can_be_averaged(name):
 @every_model
 def test_a_stored_state_rebuilds_it(name):
     first, other = _module(name).eval(), _module(name, seed=1).eval()
-    assert not torch.equal(first(_images(3)), other(_images(3)))
+    assert not torch.equal(first(_inputs(name, 3)), other(_inputs(name, 3)))
     other.load_state_dict(first.state_dict())
-    assert torch.equal(first(_images(3)), other(_images(3)))
+    assert torch.equal(first(_inputs(name, 3)), other(_inputs(name, 3)))
 
 
 @every_model

@@ -18,7 +18,11 @@ from fedkd.simulation import simulate
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-OVERRIDES = ["scenario=iid", "rounds=2", "data=digits", "models=mlp", "clients=3"]
+RUNS = {
+    "iid": (3, ["scenario=iid", "rounds=2", "data=digits", "models=mlp", "clients=3"]),
+    # The smoke block of the scenario, which `fedkd resolve` has no switch for.
+    "masked_sums": (10, ["scenario=masked_sums", "rounds=2", "data.limit=600"]),
+}
 
 
 def _free_port() -> int:
@@ -58,18 +62,20 @@ def flower(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 @pytest.mark.slow
 @pytest.mark.enable_socket
+@pytest.mark.parametrize("run", RUNS)
 def test_flower_simulation_gives_the_result_of_the_in_process_grid(
-    tmp_path: Path, flower: dict[str, str]
+    tmp_path: Path, flower: dict[str, str], run: str
 ) -> None:
+    n_clients, overrides = RUNS[run]
     config = tmp_path / "run.toml"
     resolved = subprocess.run(
-        [BIN / "fedkd", "resolve", *OVERRIDES], capture_output=True, text=True, check=True
+        [BIN / "fedkd", "resolve", *overrides], capture_output=True, text=True, check=True
     )
     config.write_text(resolved.stdout)
     done = subprocess.run(
         [
             *(BIN / "flwr", "run", ".", "local", "--stream"),
-            *("--federation-config", "num-supernodes=3 client-resources-num-cpus=1"),
+            *("--federation-config", f"num-supernodes={n_clients} client-resources-num-cpus=1"),
             *("--run-config", str(config)),
         ],
         cwd=ROOT,
@@ -80,12 +86,15 @@ def test_flower_simulation_gives_the_result_of_the_in_process_grid(
         check=False,
     )
     summary = _wait_for_summary(tmp_path / "runs", done)
-    here = simulate(OVERRIDES, out=tmp_path / "here")
+    here = simulate(overrides, out=tmp_path / "here")
     assert summary["status"] == "finished"
+    assert summary["failures"] == 0
+    assert summary["accuracy_mean"] is not None, "simulated clients are measured"
     assert summary["result_hash"] == here["result_hash"]
     assert summary["bytes_up"] == here["bytes_up"]
     stored = list((tmp_path / "state").glob("run-*/client-*.safetensors"))
-    assert {file.name.split(".")[0] for file in stored} >= {"client-0", "client-1", "client-2"}
+    ids = {file.name.split(".")[0] for file in stored}
+    assert ids >= {f"client-{client}" for client in range(n_clients)}
 
 
 def _wait_for_summary(runs: Path, done: subprocess.CompletedProcess[str]) -> dict[str, object]:

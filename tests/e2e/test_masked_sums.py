@@ -200,7 +200,8 @@ def test_clients_in_files_answer_as_clients_in_memory_do(play, tiny, tmp_path):
 
     def anew(_):
         # A new fleet for every message, as in processes that come and go.
-        return Fleet(scenario, FileStore(tmp_path), device=torch.device("cpu"))
+        cpu = torch.device("cpu")
+        return Fleet(scenario, FileStore(tmp_path), device=cpu, simulated=True)
 
     on_disk = play(scenario, fleet_for=anew)
     assert [r.failures for r in on_disk] == [[], [], []]

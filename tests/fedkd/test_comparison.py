@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 from scipy import stats
 
 from fedkd.errors import ConfigError, RunStopped
+from fedkd.reports import figures
 from fedkd.reports.child_runs import Children, PlannedRun
 from fedkd.reports.comparison import ComparedRun, plan, run_plan, split_list
 from fedkd.reports.comparison_table import Row, interval, rows
 from fedkd.reports.comparison_text import as_csv, as_json, as_latex, as_table
+from fedkd.reports.plotting import save
 from fedkd.simulation import simulate
 
 TINY = ["scenario=iid", "rounds=1", "data=digits", "data.limit=200", "clients=2", "models=mlp"]
@@ -389,6 +392,66 @@ def test_other_metrics_keep_their_unit() -> None:
     text = printed(rows(table_of({"edgefd": [0.5, 0.5]}), metric="bytes_up"))
     assert "1200 ± 0" in text
     assert "percent" not in text
+
+
+def of_text(method: str, seed: int, bits: float, *, place: int, folder: Path) -> Any:
+    """A finished run on text, with a table of two rounds in its folder."""
+    run_dir = folder / f"{method}{seed}"
+    run_dir.mkdir()
+    measured = [(n, client, bits + 2 - n + client) for n in (1, 2) for client in (-0.5, 0.5)]
+    pd.DataFrame(
+        [(n, int(client > 0), "bits_per_character", value) for n, client, value in measured],
+        columns=["round", "client", "name", "value"],
+    ).to_parquet(run_dir / "metrics.parquet")
+    run = done(method, seed, None, place=place, scenario="text")
+    figures = {"bits_per_character_mean": bits, "server_bits_per_character": 4.0 + seed / 4}
+    return replace(run, summary=run.summary | figures | {"run_dir": str(run_dir)})
+
+
+def text_runs(folder: Path) -> list[Any]:
+    values = {"edgefd": [2.5, 2.75], "fedmd": [2.25, 2.75]}
+    pairs = [(method, seed) for method in values for seed in (0, 1)]
+    return [
+        of_text(method, seed, values[method][seed], place=n, folder=folder)
+        for n, (method, seed) in enumerate(pairs)
+    ]
+
+
+def test_bits_per_character_are_compared_in_bits(tmp_path: Path) -> None:
+    runs = text_runs(tmp_path)
+    table = rows(runs, metric="bits_per_character_mean", at=[1])
+    assert [(r.method, r.round, r.mean) for r in table] == [
+        ("edgefd", 1, 3.625), ("fedmd", 1, 3.5), ("edgefd", None, 2.625), ("fedmd", None, 2.5),
+    ]  # fmt: skip
+    text = printed(table)
+    assert "bits_per_character_mean: mean" in text
+    assert "percent" not in text
+    assert "2.625 ± 1.588" in text
+    assert "-0.125 ± 1.588" in text
+    assert "percent" not in as_latex(table)
+    server = rows(runs, metric="server_bits_per_character")
+    assert [r.mean for r in server] == [4.125, 4.125]
+    assert "4.125" in printed(server)
+
+
+def test_a_figure_of_text_runs_shows_the_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def kept(figure: Any, path: Path) -> Path:
+        seen.append(figure)
+        return save(figure, path)
+
+    monkeypatch.setattr(figures, "save", kept)
+    runs = text_runs(tmp_path)
+    figures.comparison_figure(runs, tmp_path / "bits.png", curve=figures.BITS)
+    (panel,) = seen[0].axes
+    assert panel.get_title(loc="left") == "text: client models' mean bits per character"
+    drawn = [line.get_ydata().tolist() for line in panel.get_lines()]
+    assert drawn == [[3.625, 2.625], [3.5, 2.5]]
+    figures.comparison_figure(runs, tmp_path / "accuracy.png")
+    assert seen[1].axes[0].get_lines()[:] == []
 
 
 def test_latex_is_escaped_and_balanced() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fedkd.aggregators.selective_mean import SelectiveMean
@@ -18,7 +20,11 @@ from fedkd.methods.edgefd import EdgeFD
 from fedkd.methods.fedmd import FedMD
 from fedkd.models.mlp import MLP
 from fedkd.privacy.plan import noiseless
+from fedkd.protectors.none import NoProtection
+from fedkd.protectors.swing import Swing
+from fedkd.registry import describe
 from fedkd.scenario import Scenario
+from fedkd.scorers.detector import Detector
 from fedkd.training.recipe import OptimizerName
 
 
@@ -161,3 +167,45 @@ def test_a_damaged_file_is_one_line_too(tmp_path, text, line):
         compose([f"scenario={path}"])
     assert line in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_preset_gives_a_named_component_the_scenarios_fields():
+    swing = compose(["scenario=lm_canary", "protector=swing"]).protector
+    assert isinstance(swing, Swing)
+    assert swing.scorer == Detector(symbols="0123456789#", sharpness=4)
+    changed = compose(["scenario=lm_canary", "protector=swing", "protector.noise_scale=0.1"])
+    assert changed.protector == replace(swing, noise_scale=0.1)
+    assert isinstance(compose(["scenario=lm_canary"]).protector, NoProtection)
+    assert compose(["scenario=lm_canary", "protector={name: swing}"]).protector == Swing()
+    assert compose(["scenario=iid", "protector=swing"]).protector == Swing()
+
+
+@pytest.mark.parametrize(
+    ("presets", "reason"),
+    [
+        ("{protectr: {swing: {}}}", "protectr: unknown key 'protectr'; did you mean 'protector'"),
+        ("{protector: {swin: {}}}", "presets.protector: no protector called 'swin'"),
+        ("{protector: swing}", "presets.protector: it names no components"),
+        ("{rounds: {swing: {}}}", "presets.rounds: it names no components"),
+    ],
+)
+def test_a_preset_for_nothing_is_refused(tmp_path, presets, reason):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"rounds: 2\npresets: {presets}\n")
+    with pytest.raises(ConfigError, match=reason):
+        compose([f"scenario={path}"])
+
+
+def test_a_group_that_is_null_by_default_starts_from_its_own_defaults():
+    planted = compose(["canaries={insertions: [1, 4]}", "canaries.holders=2"]).canaries
+    assert planted is not None
+    assert (planted.insertions, planted.holders, planted.per_level) == ((1, 4), 2, 10)
+    natural = compose(["scenario=swing_audit", "canaries.family.look=natural"]).canaries
+    assert natural is not None
+    assert describe(natural.family) == {"name": "secret_label", "look": "natural"}
+
+
+@pytest.mark.parametrize("key", ["canaries.holders=2", "canaries.family.look=natural"])
+def test_a_part_of_null_is_refused(key):
+    with pytest.raises(ConfigError, match=r"canaries.*belongs to is null; give that as a map"):
+        compose([key])

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedkd.simplex import project
+from fedkd.simplex import moved_mass, project
 
 
 @st.composite
@@ -47,6 +47,23 @@ def test_no_other_probabilities_are_nearer(rows, seed):
     others = torch.randn(rows.shape, generator=rng).mul(3).softmax(dim=1)
     found = (rows - project(rows)).double().norm(dim=1)
     assert bool((found <= (rows - others).double().norm(dim=1) * (1 + 1e-6) + 1e-6).all())
+
+
+@given(rows=_rows())
+def test_moved_mass_is_half_the_way_to_the_projection_within_the_plane(rows):
+    rows = rows.double()
+    shifted = rows + (1 - rows.sum(dim=1, keepdim=True)) / rows.shape[1]
+    found, way = moved_mass(rows), (project(rows) - shifted).abs().sum(dim=1) / 2
+    torch.testing.assert_close(found, way, rtol=1e-9, atol=1e-9)
+    assert bool((found >= 0).all())
+
+
+@pytest.mark.parametrize(
+    ("row", "moved"),
+    [([0.5, 0.5], 0.0), ([0.7, 0.7], 0.0), ([1.2, -0.2], 0.2), ([1.2, 0.4, -0.3], 0.4)],
+)
+def test_moved_mass_by_hand(row, moved):
+    assert float(moved_mass(torch.tensor([row]))) == pytest.approx(moved)
 
 
 @pytest.mark.parametrize(

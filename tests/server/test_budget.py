@@ -9,7 +9,7 @@ from fedkd_server.budget import Budget
 from fedkd.compose import compose
 from fedkd.privacy.accounting import epsilon
 from fedkd.privacy.events import SampledGaussian, Unit
-from fedkd.privacy.ledger import Channel, Ledger
+from fedkd.privacy.ledger import Channel, Charge, Ledger, Release
 from fedkd.simulation import simulate
 
 GUARD = (Unit.RECORD, Channel.UPLOAD)
@@ -50,9 +50,21 @@ def test_without_a_target_nobody_is_left_out():
     assert all(budget.admit([0], round=n) == [0] for n in range(1, 30))
 
 
+def test_too_few_for_a_round_are_charged_nothing():
+    ledger = Ledger()
+    ledger.add(Charge(round=n, client=2, release=_round_of_training()) for n in (1, 2))
+    budget = Budget(compose(_within(2)), ledger, n_rows=60)
+    before = len(ledger.charges)
+    assert budget.admit([0, 1, 2], round=3, at_least=3) == [0, 1]
+    assert len(ledger.charges) == before
+    assert budget.admit([0, 1, 2], round=3, at_least=2) == [0, 1]
+    assert len(ledger.charges) > before
+
+
 def test_a_run_ends_cleanly_when_no_budget_is_left_and_says_so(tmp_path):
     summary = simulate(_within(2), out=tmp_path)
     assert (summary["status"], summary["rounds_done"], summary["left_out"]) == ("finished", 2, 3)
+    assert summary["ended_early"] == "no client has privacy budget left for round 3"
     assert summary["accuracy_distilled_mean"] is not None
     assert summary["privacy_level"] == 2
     assert summary["epsilon"] == pytest.approx(_cost(2))
@@ -68,6 +80,40 @@ def test_clients_remember_across_runs_what_they_spent(tmp_path, play):
     first = Ledger(path=tmp_path / "ledgers" / "client-0.jsonl")
     assert first.epsilon(0, *GUARD, delta=1e-5) == _cost(2)
     assert asked(9) == [3, 0]
+
+
+def _round_of_training() -> Release:
+    unit, channel = GUARD
+    event = SampledGaussian(0.25, 1.5, 4)
+    return Release(what="earlier", unit=unit, channel=channel, event=event)
+
+
+@pytest.mark.parametrize(
+    ("n_spent", "rounds_done", "ended"),
+    [
+        (0, 4, None),
+        (1, 4, None),
+        (2, 2, "2 of 4 clients have privacy budget left for round 3, too few for masked sums"),
+        (4, 2, "no client has privacy budget left for round 3"),
+    ],
+)
+def test_masked_sums_end_cleanly_when_the_budget_leaves_too_few(
+    tmp_path, n_spent, rounds_done, ended
+):
+    """Some clients spent two rounds' worth in an earlier run, as only their own ledgers know."""
+    for client in range(n_spent):
+        Ledger(path=tmp_path / "ledgers" / f"client-{client}.jsonl").add(
+            [Charge(round=n, client=client, release=_round_of_training()) for n in (1, 2)]
+        )
+    sums = ("server_view=sums", "n_min=3", "clients=4", "rounds=4")
+    summary = simulate([*_within(4), *sums], out=tmp_path / "runs", ledgers=tmp_path / "ledgers")
+    assert (summary["status"], summary["rounds_done"]) == ("finished", rounds_done)
+    assert (summary["ended_early"] or "").startswith(ended or "")
+    assert (summary["ended_early"] is None) == (ended is None)
+    assert summary["accuracy_distilled_mean"] is not None
+    assert summary["privacy_level"] == 2
+    assert summary["left_out"] == (n_spent if ended else 2 * n_spent)
+    assert summary["failures"] == 0
 
 
 def test_a_client_refuses_by_itself_whatever_the_server_asks(tmp_path, play, monkeypatch):

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +73,12 @@ class DataSet(ABC):
 
     Every data set has the field ``limit``: the size of a class-balanced subset of the training
     rows, for quick runs, or None for all. Those that read files have ``root``: where to look.
+
+    Attributes:
+        tokens: inputs are sequences of tokens, and a label is the next one at every position.
     """
+
+    tokens: ClassVar[bool] = False
 
     @abstractmethod
     def load(self) -> Arrays:

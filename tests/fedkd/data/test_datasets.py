@@ -27,7 +27,7 @@ def test_constructs_without_arguments_and_check_never_raises(name):
     data = datasets.get(name)()
     assert build(datasets.base, describe(data), path="data") == data
     presence = data.check()
-    assert presence.present == (name in {"digits", "fashion_mini"})
+    assert presence.present == (name in {"digits", "fashion_mini", "gutenberg_mini"})
     assert len(presence.detail) > 20
     with pytest.raises(ConfigError, match=r"data\.limit: 0 is refused"):
         build(datasets.base, {"name": name, "limit": 0}, path="data")

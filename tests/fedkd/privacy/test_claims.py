@@ -82,12 +82,31 @@ def test_useful_noise_is_empirical_and_its_formal_epsilon_stands_beside_it():
 
 @pytest.mark.parametrize(
     "setting",
-    ["noise_scale=0", "server_temperature=told", "scorer=density"],
+    ["server_temperature=told", "scorer=density"],
 )
 def test_noise_whose_scale_or_law_tells_something_has_no_epsilon(setting):
     said = _said(*EXTERNAL, "method=fedmd", "protector=swing", f"protector.{setting}")
     assert said.level == 1
     assert "unbounded" in said.sentence
+
+
+@pytest.mark.parametrize("protector", ["{name: swing, noise_scale: 0}", "quantize", "topk_payload"])
+def test_a_protector_without_noise_is_no_protection(protector):
+    said = _said(*EXTERNAL, "method=fedmd", f"protector={protector}")
+    assert (said.level, said.sentence) == (0, "no formal guarantee")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (*DP, "privacy.noise_multiplier=0.1", "privacy.target_epsilon=null"),
+        (*VOTES[:-2], "privacy.target_epsilon=null", "method.aggregator.noise_multiplier=0.001"),
+    ],
+)
+def test_an_epsilon_that_promises_nothing_is_no_guarantee(settings):
+    said = _said(*settings)
+    assert (said.level, said.epsilon) == (0, None)
+    assert "too large to promise anything" in said.sentence
 
 
 def test_swing_with_dp_sgd_is_covered_by_dp_sgd():
@@ -117,7 +136,9 @@ def test_a_ledger_that_spent_more_than_planned_shows_it():
     event = SampledGaussian(1.0, 0.5, 40)
     extra = Release(what="test", unit=Unit.RECORD, channel=Channel.UPLOAD, event=event)
     ledger.add([Charge(round=3, client=1, release=extra)])
-    assert claim(scenario, ledger, cohorts).epsilon > 100
+    said = claim(scenario, ledger, cohorts)
+    assert (said.level, said.epsilon) == (0, None)
+    assert "the formal epsilon 1" in said.sentence
 
 
 def test_a_scenario_that_could_not_be_composed_gets_no_sentence():
@@ -138,3 +159,20 @@ def test_masked_sums_are_never_called_secure_aggregation():
     assert said.level == 0
     assert any(warning.startswith("masked sums") for warning in said.warnings)
     assert not any("secure aggregation" in warning for warning in said.warnings)
+
+
+def test_masked_sums_say_what_a_spent_budget_shows():
+    sums = "server_view=sums"
+    for words in (("scenario=masked_sums",), (*DP, sums)):
+        (line,) = [w for w in _said(*words).warnings if "budget is spent" in w]
+        assert "can be subtracted" in line
+    assert not any("subtracted" in warning for warning in _said(*DP).warnings)
+    assert _said(*DP, sums).level == 2, "a warning costs no guarantee"
+
+
+def test_calibrated_noise_in_a_chain_supports_the_sentence_of_the_noise_alone():
+    chain = "protector={name: chain, parts: [gaussian, {name: quantize, bits: 8}]}"
+    words = [word for word in GAUSSIAN if not word.startswith("protector=")]
+    chained, alone = _said(*words, chain), _said(*GAUSSIAN)
+    assert chained.level == 3
+    assert (chained.sentence, chained.epsilon) == (alone.sentence, alone.epsilon)

@@ -90,3 +90,24 @@ def test_planned_releases_count_but_are_not_written():
     more = [_release(), _release(Uncounted(), kept=CLIENT)]
     assert before < ledger.epsilon(0, *RECORD, delta=1e-5, planned=more) < math.inf
     assert len(ledger.charges) == 1
+
+
+def test_a_clients_charges_are_found_wherever_they_came_from(tmp_path):
+    made = [
+        _charge(client=client, round=n, kept=kept)
+        for n in (1, 2, 3)
+        for client in (7, 0, 3)
+        for kept in (RECORD, CLIENT)
+    ]
+    path = tmp_path / "ledger.jsonl"
+    for ledger in (Ledger(path=path), Ledger(), Ledger(charges=made[:7])):
+        ledger.add(made[len(ledger.charges) : 10])
+        ledger.add(made[10:])
+        for read in (ledger, Ledger(path=path)):
+            assert read.charges == made
+            assert read.clients() == [0, 3, 7]
+            assert read.all_of(5) == read.of(5, *RECORD) == []
+            for client in (0, 3, 7):
+                mine = [charge for charge in made if charge.client == client]
+                assert read.all_of(client) == mine
+                assert read.of(client, *CLIENT) == mine[1::2]

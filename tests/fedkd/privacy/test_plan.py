@@ -13,6 +13,7 @@ from fedkd.models.base import Model, models
 from fedkd.privacy.accounting import epsilon
 from fedkd.privacy.plan import noiseless, planned, proxy_rows, run_events
 from fedkd.privacy.settings import Privacy
+from fedkd.reports.privacy_plan import plan, print_plan
 from fedkd.scenario import Scenario, from_json, scenario_hash, to_json
 
 EXTERNAL = "proxy={name: external, size: 100}"
@@ -94,6 +95,13 @@ def test_batch_norm_is_refused_by_name_before_anything_is_trained():
 NO_TARGET = "privacy.target_epsilon=null"
 
 
+def test_a_recurrent_layer_is_refused_by_name_before_anything_is_trained():
+    text = ["data=gutenberg_mini", "partition=natural", "clients=4", "method=fedmd"]
+    with pytest.raises(ConfigError, match=r"'gru_char' has GRU at 'recurrent'.*transformer_char"):
+        compose([*DP, *text, "models=gru_char"])
+    assert compose([*DP, *text, "models=transformer_char"]).privacy.noise_multiplier
+
+
 def test_a_vote_too_small_for_its_noise_is_refused_with_the_number():
     words = ["scenario=iid", "proxy=external", "method=gnmax", "privacy.target_epsilon=8"]
     with pytest.raises(ConfigError, match=r"K = 10 clients and 1,000 rows.* 8\d % of the time"):
@@ -113,3 +121,55 @@ def test_noiseless_takes_everything_formal_away():
         assert not bare.privacy.dp_sgd
         assert bare.privacy.target_epsilon is None
         assert planned(bare) == bare
+
+
+CHAINED = (
+    *("data=digits", "models=mlp", EXTERNAL, "rounds=4", "method=fedmd"),
+    "privacy.target_epsilon=8",
+)
+
+
+def _parts(*parts: str) -> str:
+    return f"protector={{name: chain, parts: [{', '.join(parts)}]}}"
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        _parts("gaussian", "{name: quantize, bits: 8}"),
+        _parts("{name: chain, parts: [gaussian]}", "topk_payload"),
+    ],
+)
+def test_noise_inside_a_chain_is_worked_out_like_noise_alone(chain):
+    alone, chained = compose([*CHAINED, "protector=gaussian"]), compose([*CHAINED, chain])
+    first = chained.protector.parts[0]
+    first = getattr(first, "parts", (first,))[0]
+    assert first == alone.protector
+    assert first.noise_multiplier is not None
+    total = epsilon(run_events(chained), delta=1e-5)
+    assert 7.9 < total <= 8
+    assert total == epsilon(run_events(alone), delta=1e-5)
+    assert chained.protector.parts[1:] != (), "what follows is kept"
+
+
+def test_noise_inside_a_chain_that_is_given_stays():
+    chain = _parts("{name: gaussian, noise_multiplier: 3.5}", "quantize")
+    given = compose([*CHAINED[:-1], chain])
+    assert given.protector.parts[0].noise_multiplier == 3.5
+
+
+def test_a_chain_that_reads_private_examples_has_no_noise_that_keeps_a_target():
+    swing = "{name: swing, scorer: density}"
+    with pytest.raises(ConfigError, match=r"target_epsilon: 8 is asked for, but nothing here"):
+        compose([*CHAINED, _parts("gaussian", swing)])
+
+
+def test_the_plan_says_what_projecting_noise_will_move(capsys):
+    words = ["scenario=swing", "data=digits", "models=mlp", EXTERNAL]
+    found = plan(compose([*words, "protector.noise_scale=0.1"]))
+    least, most = found["projected_mass"]
+    assert 0.05 < least < 0.2 < most < 0.4
+    print_plan(found, None)
+    assert "(even row) to" in " ".join(capsys.readouterr().out.split())
+    assert plan(compose([*words, "protector.noise_scale=0"]))["projected_mass"] is None
+    assert plan(compose(DP))["projected_mass"] is None

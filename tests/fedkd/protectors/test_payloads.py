@@ -205,6 +205,20 @@ def test_a_chain_in_a_file(tmp_path):
             "protector: temperatures told row by row",
         ),
         (
+            [
+                "protector={name: swing, server_temperature: told}",
+                "method={name: fedmd, aggregator: {name: noisy_mean, noise_multiplier: 1.0}}",
+            ],
+            "protector: the aggregator 'noisy_mean' adds no noise to temperatures told row by row",
+        ),
+        (
+            [
+                "protector={name: chain, parts: [{name: swing, server_temperature: told}]}",
+                "method={name: fedmd, aggregator: {name: noisy_mean, noise_multiplier: 1.0}}",
+            ],
+            "use server_temperature=agreed, or the aggregator gnmax",
+        ),
+        (
             ["protector=quantize", "method=fedmd", "method.distiller=mae"],
             "protector: 'quantize' makes probabilities",
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
+from statistics import NormalDist
 
 import pytest
 import torch
@@ -11,11 +12,15 @@ import torch
 from fedkd.errors import ConfigError
 from fedkd.privacy.events import Gaussian, Laplace, Uncounted
 from fedkd.protectors.base import Context
+from fedkd.protectors.chain import Chain
+from fedkd.protectors.gaussian import GaussianNoise
 from fedkd.protectors.noise import Noise
+from fedkd.protectors.quantize import Quantize
 from fedkd.protectors.softening import Noisy, Soft, Tempered, tempered
 from fedkd.protectors.swing import NoiseLaw, ServerTemperature, Swing
 from fedkd.scorers.density import Density
 from fedkd.scorers.detector import Detector
+from fedkd.simplex import moved_mass
 from fedkd.types import Knowledge, ProxySet, ProxySource, Space
 
 TOLD = ServerTemperature.TOLD
@@ -149,3 +154,40 @@ def test_an_upside_down_range_is_refused_where_it_is_written():
     with pytest.raises(ConfigError, match="temperature_max: 8 is below the minimum 9; give 9"):
         Swing(temperature_min=9.0)
     assert Swing(temperature_min=8.0).row_temperatures(temperature=3.0) is None
+
+
+@pytest.mark.parametrize("scale", [0.05, 0.3])
+@pytest.mark.parametrize("n_classes", [2, 10])
+def test_projected_mass_is_that_of_normal_noise_in_closed_form(scale, n_classes):
+    # Shifted to sum to one, a class with probability q is normal with deviation
+    # s = scale * sqrt(1 - 1 / classes), and its mean part below zero is s phi(q/s) - q Phi(-q/s).
+    law, s = NormalDist(), scale * math.sqrt(1 - 1 / n_classes)
+
+    def below(q: float) -> float:
+        return s * law.pdf(q / s) - q * law.cdf(-q / s)
+
+    least, most = Swing(noise_scale=scale).projected_mass(n_classes=n_classes)
+    even, sure = n_classes * below(1 / n_classes), below(1.0) + (n_classes - 1) * below(0.0)
+    assert least == pytest.approx(even, rel=0.05, abs=3e-4)
+    assert most == pytest.approx(sure, rel=0.05)
+
+
+@pytest.mark.parametrize("noise", Noise)
+@pytest.mark.parametrize("law", NoiseLaw)
+def test_projected_mass_bounds_what_any_row_loses_on_average(noise, law):
+    swing = Swing(noise_scale=0.2, noise=noise, noise_law=law)
+    least, most = swing.projected_mass(n_classes=5)
+    assert 0 <= least < most
+    rng = torch.Generator().manual_seed(1)
+    for row in torch.randn(6, 5, generator=rng).mul(3).softmax(dim=1):
+        likelihood = torch.rand(1, generator=rng)
+        noisy = row + swing._scales(likelihood) * noise.like(torch.zeros(20_000, 5), rng=rng)
+        assert least * 0.97 <= float(moved_mass(noisy).mean()) <= most * 1.03
+
+
+def test_what_projects_nothing_says_so_and_a_chain_says_what_its_part_does():
+    for quiet in (Swing(noise_scale=0.0), GaussianNoise(), Quantize(), Chain(parts=(Quantize(),))):
+        assert quiet.projected_mass(n_classes=10) is None
+    swing = Swing(noise_scale=0.1)
+    chained = Chain(parts=(swing, Quantize())).projected_mass(n_classes=10)
+    assert chained == swing.projected_mass(n_classes=10)

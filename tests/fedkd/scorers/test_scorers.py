@@ -9,6 +9,7 @@ import torch
 from fedkd_clients.learner import SerialLearner
 from fedkd_clients.store import MemoryStore
 
+from fedkd.data.characters import ALPHABET
 from fedkd.errors import ConfigError
 from fedkd.protectors.base import Context
 from fedkd.scorers.confidence import Confidence
@@ -104,6 +105,27 @@ def test_detector_adds_up_what_lies_on_its_classes():
     torch.testing.assert_close(found, torch.tensor([0.75, 1.0]))
     with pytest.raises(ConfigError, match=r"classes: 3 is looked for among 3 classes; the .* 2"):
         Detector(classes=(3,)).likelihood(given, _context())
+
+
+def test_a_sharp_detector_leaves_the_unsure_alone():
+    given = _knowledge([[0.5, 0.25, 0.25], [0.1, 0.0, 0.9]])
+    found = Detector(classes=(2,), sharpness=3).likelihood(given, _context())
+    torch.testing.assert_close(found, torch.tensor([0.25, 0.9]) ** 3)
+
+
+def test_detector_knows_the_characters_of_a_text():
+    likely = torch.full((2, len(ALPHABET)), 1e-6)
+    likely[0, ALPHABET.index("7")], likely[1, ALPHABET.index("e")] = 1.0, 1.0
+    given = _knowledge(likely.tolist())
+    by_name = Detector(symbols="0123456789#").likelihood(given, _context())
+    numbers = tuple(ALPHABET.index(character) for character in "0123456789#")
+    assert torch.equal(by_name, Detector(classes=numbers).likelihood(given, _context()))
+    assert by_name[0] > 0.99
+    assert by_name[1] < 0.01
+    with pytest.raises(ConfigError, match="symbols: '%' is not in the alphabet"):
+        Detector(symbols="5%")
+    with pytest.raises(ConfigError, match=r"symbols: '7' .* there are 3 classes"):
+        Detector(symbols="7").likelihood(_knowledge([[0.5, 0.25, 0.25]]), _context())
 
 
 def test_density_looks_rows_up():

@@ -1,0 +1,177 @@
+"""Findings as plain data: one attack's row of a report, ready for JSON."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fedkd.audit.attacks.base import Attack, attacks
+from fedkd.audit.bounds import EpsilonBound, Relation
+from fedkd.audit.exposure import LevelExposure
+from fedkd.audit.findings import Extraction, Membership, Result
+from fedkd.audit.intervals import Interval
+from fedkd.audit.roc import Roc
+
+ROC_POINTS = 200
+BULKY = ("roc", "exposures", "labels")
+"""Keys of a row that a one-line summary leaves out."""
+UNITS = {
+    Relation.ADD_OR_REMOVE: "adding or removing one record",
+    Relation.REPLACE: "replacing one record",
+}
+
+
+def channel_row(
+    attack: Attack, result: Result | None, *, status: str, reason: str
+) -> dict[str, Any]:
+    """Return an attack's row; every number is None without a result or where it has none.
+
+    Args:
+        attack: whose row.
+        result: what it found, None when it did not run.
+        status: ``ran``, ``not applicable``, ``not seen`` or ``failed``.
+        reason: why, when it did not run.
+    """
+    found = Result(at_risk="") if result is None else result
+    return {
+        "channel": attack.channel.value,
+        "adversary": attack.adversary.value,
+        "attack": attacks.name_of(attack),
+        "at_risk": found.at_risk,
+        "n": _size(found),
+        **_membership(found.membership),
+        **_bound(found),
+        **_exposure(found.extraction),
+        "figures": [
+            {
+                "name": figure.name,
+                "value": _number(figure.value),
+                "chance": _number(figure.chance),
+                "interval": None if figure.interval is None else [*map(_number, figure.interval)],
+                "p": _number(figure.p),
+            }
+            for figure in found.figures
+        ],
+        "labels": [
+            {
+                "client": guess.client,
+                "true": [*map(_number, guess.true)],
+                "guessed": [*map(_number, guess.guessed)],
+                "kl": _number(guess.kl),
+                "kl_prior": _number(guess.kl_prior),
+            }
+            for guess in found.labels
+        ],
+        "note": found.note,
+        "status": status,
+        "reason": reason,
+    }
+
+
+def measured(result: Result) -> bool:
+    """Return whether a result holds any number at all."""
+    one = (result.membership, result.extraction, result.bound)
+    return any(part is not None for part in one) or bool(result.labels or result.figures)
+
+
+def _size(found: Result) -> int:
+    if found.membership is not None:
+        return found.membership.auc.n_members + found.membership.auc.n_nonmembers
+    if found.extraction is not None:
+        return len(found.extraction.insertions)
+    return len(found.labels) if found.bound is None else found.bound.n_canaries
+
+
+def _membership(found: Membership | None) -> dict[str, Any]:
+    one, tenth = (None, None) if found is None else found.tpr
+    return {
+        "auc": None if found is None else _number(found.auc.value),
+        "auc_ci": None if found is None else _ends(found.auc.interval),
+        "tpr_at_fpr_01": None if one is None else _number(one.value),
+        "tpr_ci": None if one is None else _ends(one.interval),
+        "tpr_at_fpr_001": None if tenth is None else _number(tenth.value),
+        "tpr_001_ci": None if tenth is None else _ends(tenth.interval),
+        "roc": None if found is None else _curve(found.roc),
+    }
+
+
+def _bound(found: Result) -> dict[str, Any]:
+    bound, unit = _chosen(found)
+    return {
+        "eps_lb": None if bound is None else _number(bound.epsilon),
+        "eps_ceiling": None if bound is None else _number(bound.ceiling),
+        "eps_delta": None if bound is None else _number(bound.delta),
+        "eps_unit": unit,
+        "eps_rule": "" if bound is None else bound.rule.value,
+    }
+
+
+def _chosen(found: Result) -> tuple[EpsilonBound | None, str]:
+    if found.bound is not None:
+        return found.bound, found.bound_unit or UNITS[found.bound.relation]
+    if found.extraction is not None:
+        return found.extraction.bound, "replacing one holder's canary examples, all together"
+    if found.membership is not None:
+        return found.membership.bound, UNITS[found.membership.bound.relation]
+    return None, ""
+
+
+def _exposure(found: Extraction | None) -> dict[str, Any]:
+    top = None if found is None else found.levels[-1]
+    return {
+        "exposure_mean": None if top is None else _number(top.mean),
+        "exposure_p": None if top is None else _number(top.rank_p),
+        "exposure_floor": None if top is None else _number(top.floor),
+        "exposure_cap": None if top is None else _number(top.cap),
+        "levels": [] if found is None else [_level(level) for level in found.levels],
+        "exposures": [] if found is None else _canaries(found),
+    }
+
+
+def _level(level: LevelExposure) -> dict[str, Any]:
+    return {
+        "insertions": level.insertions,
+        "n": level.n_canaries,
+        "mean": _number(level.mean),
+        "ci": _ends(level.interval),
+        "floor": _number(level.floor),
+        "cap": _number(level.cap),
+        "p": _number(level.rank_p),
+    }
+
+
+def _canaries(found: Extraction) -> list[dict[str, Any]]:
+    columns = (found.numbers, found.insertions, found.exposures.ranks, found.exposures.bits)
+    return [
+        {
+            "canary": int(number),
+            "insertions": int(insertions),
+            "rank": int(rank),
+            "candidates": found.exposures.n_candidates,
+            "bits": _number(bits),
+        }
+        for number, insertions, rank, bits in zip(*columns, strict=True)
+    ]
+
+
+def _curve(curve: Roc) -> dict[str, list[float]]:
+    """Return at most 200 points, half of them where false alarms are rare."""
+    last = len(curve.fpr) - 1
+    picks = np.arange(last + 1)
+    if last >= ROC_POINTS:
+        half = ROC_POINTS // 2
+        even, early = np.linspace(0, last, half), np.geomspace(1, last, half)
+        picks = np.unique(np.concatenate([even, early]).round().astype(np.int64))
+    columns = {"fpr": curve.fpr, "tpr": curve.tpr, "low": curve.tpr_low, "high": curve.tpr_high}
+    return {name: [float(value) for value in column[picks]] for name, column in columns.items()}
+
+
+def _ends(interval: Interval | None) -> list[float | None] | None:
+    return None if interval is None else [_number(interval.low), _number(interval.high)]
+
+
+def _number(value: float | None) -> float | None:
+    """Return a float that JSON knows: None for what is no finite number."""
+    return float(value) if value is not None and math.isfinite(value) else None

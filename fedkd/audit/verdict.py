@@ -1,0 +1,121 @@
+"""The verdict in plain words, graded from corrected p-values and never from an average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scipy.special import ndtr, ndtri
+
+ALPHA = 0.05
+LEAST_CEILING = 0.5
+LEAK, NO_LEAK, UNKNOWN = "leak found", "no leak found", "could not tell"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeakTest:
+    """One test of "nothing leaks here".
+
+    Attributes:
+        channel: where.
+        attack: by what.
+        words: what would have leaked, with its figure.
+        p: one-sided.
+    """
+
+    channel: str
+    attack: str
+    words: str
+    p: float
+
+
+def leak_tests(rows: Sequence[dict[str, Any]]) -> list[LeakTest]:
+    """Return the tests of a report's rows: one a measurement, fixed before it is seen.
+
+    Exposure is tested at most insertions by its exact law, membership by DeLong's AUC above 0.5,
+    any other figure by its own p. A bound of an attack's own is a test at 5 %.
+    """
+    found: list[LeakTest] = []
+    for row in rows:
+        where = {"channel": row["channel"], "attack": row["attack"]}
+        if row["exposure_p"] is not None:
+            words = f"{row['at_risk']}, exposure {row['exposure_mean']:.2f} bits"
+            words += f" (floor {row['exposure_floor']:.2f})"
+            found.append(LeakTest(**where, words=words, p=row["exposure_p"]))
+        if row["auc"] is not None:
+            words = f"{row['at_risk']}, AUC {row['auc']:.3f}"
+            found.append(LeakTest(**where, words=words, p=_auc_p(row["auc"], row["auc_ci"])))
+        for figure in row["figures"]:
+            if figure["p"] is not None:
+                words = f"{figure['name']}: {figure['value']:.3g} (chance {figure['chance']:.3g})"
+                found.append(LeakTest(**where, words=words, p=figure["p"]))
+        if row["eps_lb"] is not None and row["exposure_p"] is None and row["auc"] is None:
+            words = f"{row['at_risk']}, epsilon at least {row['eps_lb']:.2f}"
+            found.append(LeakTest(**where, words=words, p=ALPHA if row["eps_lb"] > 0 else 1.0))
+    return found
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return Holm's adjusted p-values, in the order given: below alpha is significant at alpha."""
+    order = sorted(range(len(p)), key=lambda i: p[i])
+    adjusted, worst = [1.0] * len(p), 0.0
+    for place, i in enumerate(order):
+        worst = max(worst, min(1.0, (len(p) - place) * p[i]))
+        adjusted[i] = worst
+    return adjusted
+
+
+def verdict(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return ``grade``, ``sentence`` and ``limits``."""
+    done = leak_tests(rows)
+    adjusted = holm([test.p for test in done])
+    leaks = [test for test, p in zip(done, adjusted, strict=True) if p < ALPHA]
+    ceilings = [row["eps_ceiling"] for row in rows if row["eps_ceiling"] is not None]
+    reach = max(ceilings, default=0.0)
+    corrected = f"at {ALPHA:.0%}, Holm-corrected over {len(done)} tests"
+    if leaks:
+        first = {(t.channel, t.attack): t for t in reversed(leaks)}
+        named = "; ".join(f"{t.channel}: {t.words} ({t.attack})" for t in reversed(first.values()))
+        grade = LEAK
+        sentence = f"Private information leaks through {_named(leaks)} ({corrected}). {named}."
+    elif not done:
+        grade, sentence = UNKNOWN, "No attack ran, so nothing can be said about leakage."
+    elif reach < LEAST_CEILING:
+        grade = UNKNOWN
+        sentence = (
+            f"No attack found anything ({corrected}), but even a perfect one could have certified "
+            f"no more than epsilon {reach:.2f}: the audit is too small to tell."
+        )
+    else:
+        grade = NO_LEAK
+        sentence = f"No attack did better than chance ({corrected}). This is no proof: others may."
+    return {"grade": grade, "sentence": sentence, "limits": _limits(rows)}
+
+
+def _named(leaks: Sequence[LeakTest]) -> str:
+    return ", ".join(dict.fromkeys(f"the channel {test.channel!r}" for test in leaks))
+
+
+def _limits(rows: Sequence[dict[str, Any]]) -> list[str]:
+    lines = [
+        f"{row['attack']}: a perfect attack on so many ({row['n']}) certifies epsilon "
+        f"{row['eps_ceiling']:.2f} at most ({row['eps_unit']})"
+        for row in rows
+        if row["eps_ceiling"] is not None
+    ]
+    for status in ("failed", "not seen", "not applicable"):
+        lines += [f"{r['attack']}: {status}: {r['reason']}" for r in rows if r["status"] == status]
+    return lines
+
+
+def _auc_p(value: float, interval: Sequence[float]) -> float:
+    """Return the one-sided p of an AUC above 0.5, from its 95 % interval.
+
+    The wider side of the interval counts: one that is cut at 1 would look too sure.
+    """
+    reach = max(value - interval[0], interval[1] - value)
+    if reach <= 0 or not math.isfinite(reach):
+        return 1.0
+    return float(ndtr(-(value - 0.5) * ndtri(0.975) / reach))

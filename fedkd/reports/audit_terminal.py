@@ -1,0 +1,95 @@
+"""What a person sees of an audit in the terminal: progress, the verdict, a row for each attack."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+Told = Callable[[int, int, dict[str, Any]], None]
+
+
+@contextmanager
+def told_progress(*, quiet: bool) -> Generator[Told | None]:
+    """Give out what shows an audit's progress on standard error: a bar, or a JSON line each."""
+    if quiet:
+        yield None
+    elif not sys.stderr.isatty():
+        yield _tell_line
+    else:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            task = progress.add_task("attacks", total=None)
+
+            def tell(done: int, total: int, row: dict[str, Any]) -> None:
+                progress.update(task, completed=done, total=total)
+                progress.console.print(
+                    f"{row['attack']}: {row['status']} ({row['seconds']:.1f} s)", markup=False
+                )
+
+            yield tell
+
+
+def _tell_line(done: int, total: int, row: dict[str, Any]) -> None:
+    facts = {key: row[key] for key in ("attack", "status")}
+    line = {"done": done, "of": total, **facts, "seconds": round(row["seconds"], 2)}
+    sys.stderr.write(json.dumps(line) + "\n")
+    sys.stderr.flush()
+
+
+def print_audit(found: dict[str, Any], paths: dict[str, Path]) -> None:
+    """Print the verdict, the claim, and what each attack reached."""
+    console, verdict = Console(), found["verdict"]
+    console.print(f"[bold]{verdict['grade']}[/bold]: {escape(verdict['sentence'])}")
+    console.print(f"formal claim: {escape(found['claim']['sentence'])}")
+    table = Table()
+    for column in ("attack", "channel"):
+        table.add_column(column, no_wrap=True)
+    for column in ("AUC", "TPR at 1 %", "epsilon", "at most", "exposure"):
+        table.add_column(column, justify="right")
+    for row in found["channels"]:
+        if row["status"] == "ran":
+            figures = ("auc", "tpr_at_fpr_01", "eps_lb", "eps_ceiling", "exposure_mean")
+            table.add_row(row["attack"], row["channel"], *(_figure(row[key]) for key in figures))
+    console.print(table)
+    for row in found["channels"]:
+        if row["status"] != "ran":
+            console.print(f"{row['attack']}: {row['status']}: {row['reason']}", markup=False)
+    if found["comparison"] is not None:
+        console.print(_reduction(found))
+    for name, path in paths.items():
+        console.print(f"{name}: {path}", markup=False)
+
+
+def _reduction(found: dict[str, Any]) -> str:
+    value, interval = found["exposure_reduction"], found["exposure_reduction_ci"]
+    if value is None:
+        return escape(f"exposure reduction: none, because {found['exposure_reduction_reason']}")
+    ends = "" if interval is None else f" ({interval[0]:.0%} to {interval[1]:.0%})"
+    return f"exposure above the floor is reduced by {value:.0%}{ends}"
+
+
+def print_changes(rows: Sequence[dict[str, Any]], worse: Sequence[dict[str, Any]]) -> None:
+    """Print what changed between two audits, the significant ones for the worse marked."""
+    table = Table()
+    for column in ("attack", "channel", "figure"):
+        table.add_column(column, no_wrap=True)
+    for column in ("first", "second", "change", "p", ""):
+        table.add_column(column, justify="right")
+    for row in rows:
+        cells = [_figure(row[key]) for key in ("there", "here", "change", "p")]
+        mark = "worse" if row in worse else ""
+        table.add_row(row["attack"], row["channel"], row["figure"], *cells, mark)
+    Console().print(table)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

@@ -1,0 +1,205 @@
+"""Records as named tensors and a few facts: the form they have in files (safetensors)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from fedkd.results import MaskedUploads, Traffic
+from fedkd.transport.codes import RecordError, narrow, packed, unpacked, widened
+from fedkd.types import (
+    SCHEMA,
+    Broadcast,
+    Consensus,
+    Knowledge,
+    ProxySet,
+    ProxySource,
+    Space,
+    Update,
+    Upload,
+)
+
+_HEADER_BYTES = 8
+"""A safetensors file opens with the length of its JSON header, little-endian."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Stored:
+    """One record in parts; the tensors are copies, so that the record may change afterwards.
+
+    Attributes:
+        tensors: by name.
+        facts: what is no tensor, as JSON can hold it.
+    """
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of names, types, shapes, bytes and facts; 64 hex digits."""
+        sha = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode())
+        for name, tensor in sorted(self.tensors.items()):
+            sha.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            sha.update(tensor.numpy().tobytes())
+        return sha.hexdigest()
+
+
+def stored(record: Upload | Broadcast) -> Stored:
+    """Return what :func:`content_of` turns back into ``record``, bit by bit."""
+    if isinstance(record, Update):
+        facts = {"kind": "update", "weight": record.weight, "order": list(record.arrays)}
+        return Stored(tensors=_copies(record.arrays), facts=facts)
+    facts = {"space": record.space.value, "temperature": record.temperature}
+    tensors = {"rows": narrow(record.rows), "scores": record.scores}
+    if record.row_temperatures is not None:
+        tensors["row_temperatures"] = record.row_temperatures
+    if isinstance(record, Consensus):
+        if record.keepers is not None:
+            tensors["keepers"] = narrow(record.keepers)
+        return Stored(tensors=_copies(tensors), facts={"kind": "consensus", **facts})
+    if record.classes is not None:
+        tensors["classes"] = narrow(record.classes)
+    if bool((record.weights != 1).any()):
+        tensors["weights"] = record.weights
+    tensors, codes = _with_codes(tensors, record.bits)
+    return Stored(tensors=_copies(tensors), facts={"kind": "knowledge", **facts, **codes})
+
+
+def content_of(parts: Stored) -> Upload | Broadcast:
+    """Return the record that :func:`stored` was given; RecordError when it is none."""
+    tensors, facts = parts.tensors, parts.facts
+    if facts["kind"] == "update":
+        arrays = {name: tensors[name] for name in facts["order"]}
+        return Update(arrays=arrays, weight=facts["weight"])
+    rows, space = widened(tensors["rows"]), Space(facts["space"])
+    told, temperature = tensors.get("row_temperatures"), float(facts["temperature"])
+    if facts["kind"] == "consensus":
+        return Consensus(
+            rows=rows,
+            scores=tensors["scores"],
+            space=space,
+            temperature=temperature,
+            keepers=widened(tensors["keepers"]) if "keepers" in tensors else None,
+            row_temperatures=told,
+        )
+    if facts["kind"] != "knowledge":
+        raise RecordError(f"a record of the kind {facts['kind']!r}")
+    scores = tensors["scores"]
+    if "columns" in facts:
+        scores = unpacked(scores, facts["bits"], shape=(len(rows), facts["columns"]))
+    return Knowledge(
+        rows=rows,
+        scores=scores,
+        weights=tensors.get("weights", torch.ones(len(rows))),
+        space=space,
+        temperature=temperature,
+        classes=widened(tensors["classes"]) if "classes" in tensors else None,
+        bits=facts["bits"],
+        row_temperatures=told,
+    )
+
+
+def stored_proxy(proxy: ProxySet) -> Stored:
+    """Return what :func:`proxy_of` turns back into ``proxy``."""
+    tensors = {"inputs": proxy.inputs, "ids": proxy.ids}
+    if proxy.owner is not None:
+        tensors["owner"] = proxy.owner
+    facts = {
+        "kind": "proxy",
+        "source": proxy.source.value,
+        "version": proxy.version,
+        "rows_per_input": proxy.rows_per_input,
+    }
+    return Stored(tensors=_copies(tensors), facts=facts)
+
+
+def proxy_of(parts: Stored) -> ProxySet:
+    """Return the proxy set that :func:`stored_proxy` was given."""
+    facts = parts.facts
+    return ProxySet(
+        inputs=parts.tensors["inputs"],
+        ids=parts.tensors["ids"],
+        owner=parts.tensors.get("owner"),
+        source=ProxySource(facts["source"]),
+        version=facts["version"],
+        rows_per_input=facts["rows_per_input"],
+    )
+
+
+def parts_of(traffic: Traffic) -> dict[str, Stored]:
+    """Return the messages of a round by part: ``upload.3``, ``masked.3``, ``broadcast``."""
+    parts = {f"upload.{client}": stored(upload) for client, upload in traffic.uploads.items()}
+    if traffic.masked is not None:
+        parts["masked"] = Stored(tensors={"rows": narrow(traffic.masked.rows)}, facts={})
+        for client, words in traffic.masked.words.items():
+            parts[f"masked.{client}"] = Stored(tensors=_copies({"words": words}), facts={})
+    if traffic.broadcast is not None:
+        parts["broadcast"] = stored(traffic.broadcast)
+    return parts
+
+
+def traffic_of(parts: Mapping[str, Stored]) -> Traffic:
+    """Return what :func:`parts_of` was given, without proxy set and student."""
+    sent, words, uploads = None, dict[int, Tensor](), dict[int, Upload]()
+    for part, one in parts.items():
+        kind, _, client = part.partition(".")
+        if kind == "masked" and client:
+            words[int(client)] = one.tensors["words"]
+        elif kind == "upload":
+            content = content_of(one)
+            if isinstance(content, Consensus):
+                raise RecordError(f"{part} is a consensus")
+            uploads[int(client)] = content
+        elif kind == "broadcast":
+            sent = content_of(one)
+            if isinstance(sent, Knowledge):
+                raise RecordError("the broadcast is knowledge")
+    masked = None
+    if "masked" in parts:
+        masked = MaskedUploads(rows=widened(parts["masked"].tensors["rows"]), words=words)
+    return Traffic(uploads=uploads, masked=masked, broadcast=sent)
+
+
+def to_bytes(parts: Mapping[str, Stored]) -> bytes:
+    """Return a safetensors file of some records; their tensors are called ``PART.NAME``."""
+    tensors = {f"{part}.{name}": t for part, s in parts.items() for name, t in s.tensors.items()}
+    facts = {part: one.facts for part, one in parts.items()}
+    return save(tensors, metadata={"fedkd": json.dumps({"schema": SCHEMA, "parts": facts})})
+
+
+def from_bytes(data: bytes) -> dict[str, Stored]:
+    """Return the records of a file by part; RecordError for another schema than ours."""
+    header = json.loads(data[_HEADER_BYTES:][: int.from_bytes(data[:_HEADER_BYTES], "little")])
+    told = json.loads(header.get("__metadata__", {}).get("fedkd", "{}"))
+    if told.get("schema") != SCHEMA:
+        raise RecordError(f"schema {told.get('schema')!r}; this fedkd reads {SCHEMA}")
+    found: dict[str, dict[str, Tensor]] = {part: {} for part in told["parts"]}
+    longest_first = sorted(found, key=len, reverse=True)
+    for name, tensor in load(data).items():
+        part = next(part for part in longest_first if name.startswith(f"{part}."))
+        found[part][name.removeprefix(f"{part}.")] = tensor
+    return {part: Stored(tensors=t, facts=told["parts"][part]) for part, t in found.items()}
+
+
+def _with_codes(
+    tensors: dict[str, Tensor], bits: int | None
+) -> tuple[dict[str, Tensor], dict[str, int | None]]:
+    """Return scores of a few bits as such, where that loses nothing."""
+    scores = tensors["scores"]
+    if bits is None or scores.dim() != 2:
+        return tensors, {"bits": bits}
+    stream, shape = packed(scores, bits), (scores.shape[0], scores.shape[1])
+    if not torch.equal(unpacked(stream, bits, shape=shape), scores.detach().cpu()):
+        return tensors, {"bits": bits}
+    return {**tensors, "scores": stream}, {"bits": bits, "columns": shape[1]}
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}

@@ -1,0 +1,168 @@
+"""What is concluded from an audit's rows: the verdict, conditions for pipelines, differences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fedkd.audit.attacks.base import attacks
+from fedkd.audit.difference import changes, worsened
+from fedkd.audit.exposure import Exposures
+from fedkd.audit.findings import Figure, Result, extraction, membership
+from fedkd.audit.gates import Gate, gate
+from fedkd.audit.plain import channel_row
+from fedkd.audit.verdict import LEAK, NO_LEAK, UNKNOWN, holm, leak_tests, verdict
+from fedkd.errors import ConfigError
+
+UTILITY = dict.fromkeys(
+    ("accuracy_mean", "server_accuracy", "bits_per_character_mean", "server_bits_per_character")
+)
+
+
+def row(result, name="loss_threshold_student"):
+    made = channel_row(attacks.get(name)(), result, status="ran", reason="")
+    return {**made, "seconds": 0.0}
+
+
+def suspects(gap, *, n=400, seed=0, name="loss_threshold_student"):
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(gap, 1, n), rng.normal(0, 1, n)
+    return row(Result(at_risk="membership", membership=membership(*scores, rng=rng)), name)
+
+
+def canaries(top, *, n=40, k=100, seed=0):
+    """Return a row in which a share ``top`` of the canaries is ranked first."""
+    rng = np.random.default_rng(seed)
+    ranks = np.where(rng.random(n) < top, 1, rng.integers(1, k + 1, size=n))
+    found = extraction(Exposures(ranks=ranks, n_candidates=k), np.full(n, 16), rng=rng)
+    return row(Result(at_risk="canary secrets", extraction=found), "canary_student")
+
+
+def report(*rows, reduction=None):
+    reason = None if reduction is not None else "the plain run does not leak"
+    return {
+        "channels": list(rows),
+        "utility": UTILITY,
+        "exposure_reduction": reduction,
+        "exposure_reduction_reason": reason,
+    }
+
+
+class TestVerdict:
+    def test_a_leak_is_named_with_its_channel_and_figure(self):
+        said = verdict([suspects(0), canaries(0.5)])
+        assert said["grade"] == LEAK
+        assert "'student'" in said["sentence"]
+        assert "canary secrets, exposure" in said["sentence"]
+        assert "AUC" not in said["sentence"]
+
+    def test_nothing_found_is_said_with_what_could_have_been_found(self):
+        said = verdict([suspects(0), canaries(0)])
+        assert said["grade"] == NO_LEAK
+        assert any("certifies epsilon" in line for line in said["limits"])
+
+    def test_it_cannot_tell_when_nothing_ran(self):
+        nothing = row(None) | {"status": "not seen", "reason": "no student"}
+        said = verdict([nothing])
+        assert said["grade"] == UNKNOWN
+        assert said["limits"] == ["loss_threshold_student: not seen: no student"]
+
+    def test_it_cannot_tell_when_even_perfection_certifies_nothing(self):
+        few = suspects(0, n=4)
+        assert few["eps_ceiling"] < 0.5
+        assert verdict([few])["grade"] == UNKNOWN
+
+    def test_leak_free_audits_raise_false_alarms_in_at_most_five_percent(self):
+        rng, alarms = np.random.default_rng(0), 0
+        for seed in range(200):
+            rows = [suspects(0, n=100, seed=1000 + 7 * seed), canaries(0, seed=seed)]
+            p = float(rng.random())
+            figure = Figure(name="guess", value=0.5, chance=0.5, p=p)
+            rows.append(row(Result(at_risk="labels", figures=(figure,)), "canary_uploads"))
+            alarms += verdict(rows)["grade"] == LEAK
+        assert alarms <= 17  # 5 % of 200 is 10; 97.5 % of such experiments see 16 at most
+
+    def test_holm_is_bonferroni_for_the_smallest_and_never_falls(self):
+        assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+        assert holm([]) == []
+        assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+
+    def test_each_measurement_is_tested_once(self):
+        assert [test.attack for test in leak_tests([suspects(1), canaries(1)])] == [
+            "loss_threshold_student",
+            "canary_student",
+        ]
+
+
+class TestConditions:
+    @pytest.mark.parametrize(
+        ("text", "wanted"),
+        [
+            ("eps_lb>2", Gate(name="eps_lb", sign=">", limit=2.0)),
+            (" auc >= 0.6 ", Gate(name="auc", sign=">=", limit=0.6)),
+            ("exposure_reduction<0.8", Gate(name="exposure_reduction", sign="<", limit=0.8)),
+            ("exposure_p<=1e-3", Gate(name="exposure_p", sign="<=", limit=1e-3)),
+        ],
+    )
+    def test_it_is_read(self, text, wanted):
+        assert gate(text) == wanted
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("eps_lb", "no condition"),
+            ("eps_lb=2", "no condition"),
+            ("eps_lb>two", "no condition"),
+            ("eps_lb>1e", "no number"),
+            ("eps_lp>2", "did you mean 'eps_lb'"),
+            ("", "no condition"),
+        ],
+    )
+    def test_another_form_is_refused(self, text, says):
+        with pytest.raises(ConfigError, match=says):
+            gate(text)
+
+    def test_any_channel_counts(self):
+        found = gate("auc>0.6").failures(report(suspects(0), suspects(2)))
+        assert len(found) == 1
+        assert "loss_threshold_student on student" in found[0]
+        assert gate("auc>0.6").failures(report(suspects(0))) == []
+
+    def test_the_reduction_is_compared(self):
+        assert gate("exposure_reduction<0.8").failures(report(reduction=0.9)) == []
+        assert gate("exposure_reduction<0.8").failures(report(reduction=0.7))
+
+    def test_what_was_not_measured_never_passes(self):
+        (line,) = gate("exposure_reduction<0.8").failures(report())
+        assert "not measured (the plain run does not leak)" in line
+        assert gate("auc>0.6").failures(report(canaries(0)))
+        assert gate("accuracy_mean<0.5").failures(report())
+
+
+class TestDifference:
+    def test_a_worse_audit_is_found_and_its_mirror_is_not(self):
+        bad, good = [suspects(1.0), canaries(0.9)], [suspects(0), canaries(0)]
+        found = changes(bad, good)
+        assert {(r["attack"], r["figure"]) for r in worsened(found)} >= {
+            ("loss_threshold_student", "auc"),
+            ("canary_student", "exposure_mean"),
+        }
+        assert worsened(changes(good, bad)) == []
+        by_figure = {r["figure"]: r for r in found}
+        assert by_figure["eps_lb"]["p"] is None
+        assert by_figure["auc"]["change"] == pytest.approx(bad[0]["auc"] - good[0]["auc"])
+
+    def test_equal_audits_differ_in_nothing(self):
+        rows = [suspects(0.5), canaries(0.5)]
+        assert {r["change"] for r in changes(rows, rows)} == {0.0}
+        assert worsened(changes(rows, rows)) == []
+
+    def test_chance_alone_is_no_change_for_the_worse(self):
+        flagged = sum(
+            bool(worsened(changes([suspects(0.3, seed=s)], [suspects(0.3, seed=1000 + s)])))
+            for s in range(100)
+        )
+        assert flagged <= 5
+
+    def test_what_only_one_audit_measured_is_left_out(self):
+        assert changes([suspects(1)], [canaries(1)]) == []
