@@ -123,7 +123,7 @@ def compare(
 ) -> None:
     """Compare methods over seeds on the same partitions and initializations."""
     with _errors_explained():
-        from fedkd.reports import comparison_report
+        from fedkd.reports.comparison import report as comparison_report
 
         options = comparison_report.Options(
             out=out,
@@ -204,7 +204,7 @@ def report(run: Run, plugin: Plugins = None) -> None:
     """Write a run's report, finished or not: RUN/report.html, which opens without a network."""
     with _errors_explained():
         from fedkd.catalogue import load_plugins
-        from fedkd.reports.run_report import write_run_report
+        from fedkd.reports.run.report import write_run_report
 
         load_plugins(plugin or [])
         typer.echo(write_run_report(run))

@@ -110,8 +110,8 @@ def audit_run(run: Path, options: Options) -> int:
     """
     from fedkd.audit.auditor import audit
     from fedkd.audit.gates import gate
-    from fedkd.reports.audit_report import finite, write_audit
-    from fedkd.reports.audit_terminal import print_audit, told_progress
+    from fedkd.reports.audit.report import finite, write_audit
+    from fedkd.reports.audit.terminal import print_audit, told_progress
 
     gates = [gate(text) for text in options.conditions]
     with told_progress(quiet=options.quiet) as progress:
@@ -159,7 +159,7 @@ def in_short(found: dict[str, Any]) -> dict[str, Any]:
 def diff(audits: tuple[Path, Path], *, fail: bool, as_json: bool) -> int:
     """Print what got worse from the first audit to the second; return the exit code."""
     from fedkd.audit.difference import changes, worsened
-    from fedkd.reports.audit_terminal import print_changes
+    from fedkd.reports.audit.terminal import print_changes
 
     before, after = (_read(path) for path in audits)
     rows = changes(after["channels"], before["channels"])

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedkd.reports.comparison import ComparedRun
-from fedkd.reports.comparison_table import interval
+from fedkd.reports.comparison.plan import ComparedRun
+from fedkd.reports.comparison.table import interval
 from fedkd.reports.plotting import (
     LINES,
     PALETTE,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedkd.compose import compose
-from fedkd.reports.comparison import plan
+from fedkd.reports.comparison.plan import plan
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

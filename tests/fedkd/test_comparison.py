@@ -22,10 +22,10 @@ from scipy import stats
 
 from fedkd.errors import ConfigError, RunStopped
 from fedkd.reports import figures
-from fedkd.reports.child_runs import Children, PlannedRun
-from fedkd.reports.comparison import ComparedRun, plan, run_plan, split_list
-from fedkd.reports.comparison_table import Row, interval, rows
-from fedkd.reports.comparison_text import as_csv, as_json, as_latex, as_table
+from fedkd.reports.comparison.child_runs import Children, PlannedRun
+from fedkd.reports.comparison.plan import ComparedRun, plan, run_plan, split_list
+from fedkd.reports.comparison.table import Row, interval, rows
+from fedkd.reports.comparison.text import as_csv, as_json, as_latex, as_table
 from fedkd.reports.plotting import save
 from fedkd.simulation import simulate
 

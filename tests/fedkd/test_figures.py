@@ -14,7 +14,7 @@ from PIL import Image
 
 from fedkd.errors import ConfigError
 from fedkd.reports import figures
-from fedkd.reports.comparison import plan, run_plan
+from fedkd.reports.comparison.plan import plan, run_plan
 from fedkd.reports.figures import comparison_figure, run_figure
 from fedkd.reports.plotting import FONT_SIZE, End, new_figure, save, write_ends
 from fedkd.reports.terminal_plot import curves

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedkd.reports.audit_claims import claims_box
-from fedkd.reports.audit_roc import frontier
-from fedkd.reports.audit_words import at_least, at_most
+from fedkd.reports.audit.claims import claims_box
+from fedkd.reports.audit.roc import frontier
+from fedkd.reports.audit.words import at_least, at_most
 from fedkd.reports.page import Tone
 from tests.fedkd.reports import audit_sample
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from fedkd.reports.audit_report import write_audit
+from fedkd.reports.audit.report import write_audit
 from tests.fedkd.reports import audit_sample
 from tests.fedkd.reports.browser import look
 

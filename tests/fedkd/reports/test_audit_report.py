@@ -13,8 +13,8 @@ import jsonschema
 import pytest
 from pypdf import PdfReader
 
-from fedkd.reports.audit_figures import MOST_CLIENTS
-from fedkd.reports.audit_report import audit_schema, write_audit
+from fedkd.reports.audit.figures import MOST_CLIENTS
+from fedkd.reports.audit.report import audit_schema, write_audit
 from tests.fedkd.reports import audit_sample
 
 SAMPLES = {name: getattr(audit_sample, name) for name in ("full", "minimal", "unproved", "hostile")}

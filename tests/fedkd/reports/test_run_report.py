@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from fedkd.cli import app
 from fedkd.errors import ConfigError
-from fedkd.reports.run_report import write_run_report
-from fedkd.reports.run_report_confusion import confusion_of, confusion_table
-from fedkd.reports.run_report_facts import KILLED, gather
+from fedkd.reports.run.confusion import confusion_of, confusion_table
+from fedkd.reports.run.facts import KILLED, gather
+from fedkd.reports.run.report import write_run_report
 from fedkd.results import Failure, Measurement, RoundResult
 from fedkd.run_folder import RunFolder
 from fedkd.scenario import Scenario

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedkd.reports.run_report import write_run_report
+from fedkd.reports.run.report import write_run_report
 from fedkd.results import Failure, Measurement, RoundResult
 from fedkd.run_folder import RunFolder
 from fedkd.scenario import Scenario

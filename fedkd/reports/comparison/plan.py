@@ -1,7 +1,7 @@
 """Compare methods over seeds: the same partitions and first weights for each, run by run.
 
 A comparison is split into single runs, all of them are checked, the finished ones are taken from
-the output folder, and the missing ones are run in child processes. ``comparison_table`` turns
+the output folder, and the missing ones are run in child processes. ``table`` turns
 runs into means, intervals and tests.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from fedkd.compose import DEFAULT_SCENARIO, compose
 from fedkd.errors import ConfigError
-from fedkd.reports.child_runs import Children, PlannedRun, Runner
+from fedkd.reports.comparison.child_runs import Children, PlannedRun, Runner
 from fedkd.run_folder import finished_run
 
 DEFAULT_METHODS = "edgefd,fedmd,own_only"

@@ -8,10 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fedkd.reports.audit_figures import draw
-from fedkd.reports.audit_html import audit_page
-from fedkd.reports.audit_markdown import audit_markdown
-from fedkd.reports.audit_pdf import audit_pdf
+from fedkd.reports.audit.figures import draw
+from fedkd.reports.audit.html import audit_page
+from fedkd.reports.audit.markdown import audit_markdown
+from fedkd.reports.audit.pdf import audit_pdf
 
 
 def write_audit(result: dict[str, Any], folder: Path) -> dict[str, Path]:
@@ -43,7 +43,7 @@ def write_audit(result: dict[str, Any], folder: Path) -> dict[str, Path]:
 
 def audit_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of ``audit.json``."""
-    text = files("fedkd.reports").joinpath("audit.schema.json").read_text(encoding="utf-8")
+    text = files("fedkd.reports.audit").joinpath("audit.schema.json").read_text(encoding="utf-8")
     return dict(json.loads(text))
 
 

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from fedkd.catalogue import load_plugins
 from fedkd.errors import ConfigError
-from fedkd.reports.comparison import ComparedRun, plan, run_plan
-from fedkd.reports.comparison_table import rows
-from fedkd.reports.comparison_text import as_csv, as_json, as_latex, as_table
+from fedkd.reports.comparison.plan import ComparedRun, plan, run_plan
+from fedkd.reports.comparison.table import rows
+from fedkd.reports.comparison.text import as_csv, as_json, as_latex, as_table
 from fedkd.reports.figures import ACCURACY, BITS, comparison_figure
 
 

@@ -18,7 +18,7 @@ from scipy import stats
 
 from fedkd.errors import ConfigError
 from fedkd.registry import did_you_mean
-from fedkd.reports.comparison import ComparedRun
+from fedkd.reports.comparison.plan import ComparedRun
 from fedkd.run_folder import read_metrics
 
 CONFIDENCE = 0.95

@@ -26,15 +26,15 @@ from fedkd.reports.page import (
     paragraph,
     side_by_side,
 )
-from fedkd.reports.run_report_confusion import confusion_table, speaks
-from fedkd.reports.run_report_facts import UNFINISHED, RunFacts, gather
-from fedkd.reports.run_report_figures import (
+from fedkd.reports.run.confusion import confusion_table, speaks
+from fedkd.reports.run.facts import UNFINISHED, RunFacts, gather
+from fedkd.reports.run.figures import (
     bytes_figure,
     confusion_figure,
     curve_figures,
     proxy_figures,
 )
-from fedkd.reports.run_report_tables import (
+from fedkd.reports.run.tables import (
     bytes_table,
     client_table,
     failure_table,

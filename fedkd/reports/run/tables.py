@@ -8,7 +8,7 @@ from typing import Any
 
 from fedkd.reports.page import NOTHING, Html, Tile, table, tiles
 from fedkd.reports.privacy_explanation import ranges
-from fedkd.reports.run_report_facts import RunFacts
+from fedkd.reports.run.facts import RunFacts
 from fedkd.reports.terminal import share, size
 from fedkd.results import RoundResult
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fedkd.reports.audit_grid import Grid, Row, below
-from fedkd.reports.audit_words import (
+from fedkd.reports.audit.grid import Grid, Row, below
+from fedkd.reports.audit.words import (
     at_least,
     at_most,
     decimal,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedkd.reports.audit_grid import Grid, Row, below
-from fedkd.reports.audit_words import at_least, decimal, figure, interval, p_value, percent, plain
+from fedkd.reports.audit.grid import Grid, Row, below
+from fedkd.reports.audit.words import at_least, decimal, figure, interval, p_value, percent, plain
 
 RAN = "ran"
 

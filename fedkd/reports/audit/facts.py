@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedkd.reports.audit_words import adversary_words, component, plain
+from fedkd.reports.audit.words import adversary_words, component, plain
 
 
 def title(run: dict[str, Any]) -> str:

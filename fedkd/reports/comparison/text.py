@@ -14,7 +14,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from fedkd.reports.comparison_table import Row
+from fedkd.reports.comparison.table import Row
 
 NOTHING = "-"
 NAMES = ("scenario", "method")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fedkd.reports.audit_words import at_least, at_most
+from fedkd.reports.audit.words import at_least, at_most
 from fedkd.reports.page import NOTHING, Tile, Tone
 
 WEAK = 10.0

@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedkd.reports import audit_figures as figures
-from fedkd.reports import audit_run_tables as run_tables
-from fedkd.reports import audit_tables as tables
-from fedkd.reports.audit_claims import claims_box
-from fedkd.reports.audit_facts import identity, threats, title
-from fedkd.reports.audit_grid import Grid
-from fedkd.reports.audit_words import GLOSSARY, footnotes, interval, percent
+from fedkd.reports.audit import figures, run_tables, tables
+from fedkd.reports.audit.claims import claims_box
+from fedkd.reports.audit.facts import identity, threats, title
+from fedkd.reports.audit.grid import Grid
+from fedkd.reports.audit.words import GLOSSARY, footnotes, interval, percent
 from fedkd.reports.page import Tone, clean
 from fedkd.reports.pictures import Picture, png
 

@@ -17,7 +17,7 @@ import pandas as pd
 from fedkd.errors import ConfigError
 from fedkd.registry import describe
 from fedkd.reports.privacy_explanation import explanation
-from fedkd.reports.run_report_confusion import Confusion, confusion
+from fedkd.reports.run.confusion import Confusion, confusion
 from fedkd.results import Failure, Measurement, RoundResult, summarise
 from fedkd.run_folder import read_scenario, read_summary
 from fedkd.scenario import Scenario, scenario_hash

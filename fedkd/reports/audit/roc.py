@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fedkd.reports.audit_words import at_most, decimal
+from fedkd.reports.audit.words import at_most, decimal
 from fedkd.reports.page_style import INK
 from fedkd.reports.pictures import WIDTH, Picture, drawing, short
 from fedkd.reports.plotting import PALETTE, new_figure

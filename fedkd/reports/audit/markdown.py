@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from fedkd.reports.audit_claims import claims_box
-from fedkd.reports.audit_facts import title
-from fedkd.reports.audit_grid import Grid
-from fedkd.reports.audit_run_tables import comparison_grid, ledger_grid, reduction_grid
-from fedkd.reports.audit_tables import channel_grid, not_run_grid
-from fedkd.reports.audit_words import footnotes, interval, percent, plain
+from fedkd.reports.audit.claims import claims_box
+from fedkd.reports.audit.facts import title
+from fedkd.reports.audit.grid import Grid
+from fedkd.reports.audit.run_tables import comparison_grid, ledger_grid, reduction_grid
+from fedkd.reports.audit.tables import channel_grid, not_run_grid
+from fedkd.reports.audit.words import footnotes, interval, percent, plain
 from fedkd.reports.page import clean
 
 HASHES = {

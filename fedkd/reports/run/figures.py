@@ -19,7 +19,7 @@ from fedkd.reports.figures import (
 from fedkd.reports.page import Html, figure
 from fedkd.reports.pictures import drawing, svg
 from fedkd.reports.plotting import PALETTE, finish, marker, new_figure, settle
-from fedkd.reports.run_report_confusion import MATRIX, Confusion
+from fedkd.reports.run.confusion import MATRIX, Confusion
 
 WIDTH, HEIGHT = 660, 450
 """Pixels of a figure at 150 dots an inch: 4.4 by 3 inches."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fedkd.reports import audit_figures as figures
-from fedkd.reports import audit_run_tables as run_tables
-from fedkd.reports import audit_tables as tables
-from fedkd.reports.audit_claims import ClaimsBox, claims_box
-from fedkd.reports.audit_facts import identity, threats, title
-from fedkd.reports.audit_grid import Grid
-from fedkd.reports.audit_words import GLOSSARY, footnotes, interval, percent
+from fedkd.reports.audit import figures, run_tables, tables
+from fedkd.reports.audit.claims import ClaimsBox, claims_box
+from fedkd.reports.audit.facts import identity, threats, title
+from fedkd.reports.audit.grid import Grid
+from fedkd.reports.audit.words import GLOSSARY, footnotes, interval, percent
 from fedkd.reports.page import (
     Html,
     Section,

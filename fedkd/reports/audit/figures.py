@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fedkd.reports.audit_roc import roc_pictures
-from fedkd.reports.audit_words import decimal
+from fedkd.reports.audit.roc import roc_pictures
+from fedkd.reports.audit.words import decimal
 from fedkd.reports.page_style import INK
 from fedkd.reports.pictures import WIDTH, Picture, drawing, short
 from fedkd.reports.plotting import PALETTE, new_figure
