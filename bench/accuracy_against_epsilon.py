@@ -80,7 +80,7 @@ def draw(rows: list[dict[str, object]], path: Path) -> None:
     from matplotlib import rc_context
 
     with rc_context(STYLE):
-        figure = new_figure(900, 600)
+        figure = new_figure(1050, 600)
         axes = figure.add_subplot()
         places = list(SETTINGS)
         y = [100 * float(str(row["accuracy_mean"])) for row in rows]

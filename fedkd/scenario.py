@@ -194,10 +194,11 @@ class Scenario:
     def _check_canaries(self) -> None:
         if self.canaries is None or not self.canaries.in_proxy:
             return
-        if self.proxy.source is not ProxySource.POOLED:
+        if self.proxy.source is ProxySource.EXTERNAL and self.canaries.family.secret_in_input:
             raise ConfigError(
-                "canaries.in_proxy: true, but no client contributes to this proxy set; use "
-                "proxy=pooled, or canaries.in_proxy=false"
+                "canaries.in_proxy: true, but nobody contributes to this proxy set, and a server "
+                "that knew such an input would know the secret; use proxy=pooled, "
+                "canaries.in_proxy=false or canaries.family=secret_label"
             )
 
     def _check_models(self) -> None:

@@ -132,7 +132,9 @@ def _one(run: _Audited, chosen: Sequence[Attack], *, seed: int, steps: _Steps) -
         "kind": "fedkd-audit",
         "run": run_facts.identity(run.folder, run.scenario, run.transcript),
         "claim": run_facts.claims(run.folder, run.scenario),
-        "verdict": verdict(rows),
+        "verdict": verdict(
+            [row for attack, row in zip(chosen, rows, strict=True) if attack.decides]
+        ),
         "utility": run_facts.utility(run.folder),
         "channels": rows,
         "class_names": list(words),
@@ -174,6 +176,8 @@ def _footnotes(run: _Audited, bench: Bench, truth: Truth, *, seed: int) -> list[
         "Epsilon bounds hold one by one at 95 %; membership thresholds are chosen on one half and "
         "bounded on the other, the rank that counts as extraction is fixed at 1. Of the verdict's "
         "tests one a measurement counts, at 5 % after Holm's correction.",
+        "What any exchange of knowledge allows (surrogate_agreement), and what was tried with "
+        "clients that were not in the run (canary_clients), does not decide the verdict.",
         "Surrogates and reference models are trained without DP and without a protector, with the "
         f"run's recipe. Audit seed {seed}.",
     ]

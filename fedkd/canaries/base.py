@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,14 @@ class Probes:
 
 
 class CanaryFamily(ABC):
-    """One kind of canary, for one kind of data."""
+    """One kind of canary, for one kind of data.
+
+    Attributes:
+        secret_in_input: whether who sees the input sees the secret; False where only the label
+            is secret, so that a server may ask about the input.
+    """
+
+    secret_in_input: ClassVar[bool] = True
 
     @abstractmethod
     def n_secrets(self, arrays: Arrays) -> int:

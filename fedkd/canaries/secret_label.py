@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,7 @@ class SecretLabel(CanaryFamily):
         look: what the input is.
     """
 
+    secret_in_input: ClassVar[bool] = False
     look: Look = Look.RANDOM
 
     def n_secrets(self, arrays: Arrays) -> int:

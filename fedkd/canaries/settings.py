@@ -25,8 +25,9 @@ class Canaries:
         insertions: one group of canaries for each number of training examples of it.
         per_level: canaries in a group.
         holders: clients that hold a canary, each with all its insertions.
-        in_proxy: their examples are contributed to a pooled proxy set like any others; otherwise
-            never.
+        in_proxy: their examples are contributed to a pooled proxy set like any others; an
+            external one gets each canary's input once, as a server would that crafts its
+            questions, which is refused where the input gives the secret away. Otherwise never.
     """
 
     family: CanaryFamily = field(default_factory=SecretLabel)

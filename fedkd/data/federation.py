@@ -22,6 +22,7 @@ from fedkd.data.partitioners.base import Partitioner, Rows
 from fedkd.data.proxies.base import Proxy
 from fedkd.errors import ConfigError
 from fedkd.rng import numpy_stream
+from fedkd.types import ProxySource
 
 _MIN_ROWS_FOR_TEST = 10
 
@@ -145,7 +146,8 @@ def layout_rows(layout: Layout) -> tuple[Rows, list[ClientRows]]:
         _rows_of(layout, left[part], client=client, given=given)
         for client, part in enumerate(parts)
     ]
-    return aside, [_with_canaries(layout, rows, client=n) for n, rows in enumerate(clients)]
+    asked = np.concatenate([aside, _questions(layout)])
+    return asked, [_with_canaries(layout, rows, client=n) for n, rows in enumerate(clients)]
 
 
 def client_rows(layout: Layout, client: int) -> ClientRows:
@@ -179,6 +181,16 @@ def _rows_of(layout: Layout, rows: Rows, *, client: int, given: np.ndarray) -> C
     positions = positions[~given[train[positions]]]
     given[train[positions]] = True
     return ClientRows(train=train, local_test=test, contributed=positions)
+
+
+def _questions(layout: Layout) -> Rows:
+    """Return one row of each canary that the server of an external proxy set asks about."""
+    if layout.canaries is None or not layout.canaries.in_proxy:
+        return np.zeros(0, dtype=np.int64)
+    if layout.proxy.source is not ProxySource.EXTERNAL:
+        return np.zeros(0, dtype=np.int64)
+    _, first = np.unique(planted(layout).number, return_index=True)
+    return first + len(load(layout.data).groups)
 
 
 def _with_canaries(layout: Layout, rows: ClientRows, *, client: int) -> ClientRows:

@@ -65,7 +65,7 @@ def _accepted(answers: Answers, scenario: Scenario) -> dict[int, ProxySet]:
 def _external(scenario: Scenario) -> ProxySet:
     rows = external_rows(scenario.layout())
     return ProxySet(
-        inputs=torch.from_numpy(load(scenario.data).train_inputs[rows]),
+        inputs=torch.from_numpy(arrays_of(scenario.layout()).train_inputs[rows]),
         ids=torch.from_numpy(rows),
         owner=None,
         source=ProxySource.EXTERNAL,

@@ -68,10 +68,13 @@ class Attack(ABC):
     Attributes:
         adversary: whose view it is given.
         channel: what it reads there.
+        decides: whether its tests count in the verdict. Not where any exchange of knowledge lets
+            it succeed, or where it tries the channel with clients that were not in the run.
     """
 
     adversary: ClassVar[Adversary]
     channel: ClassVar[Channel]
+    decides: ClassVar[bool] = True
 
     @abstractmethod
     def applies(self, bench: Bench, truth: Truth) -> str:

@@ -57,6 +57,7 @@ class CanaryClients(Attack):
 
     adversary: ClassVar[Adversary] = Adversary.SERVER
     channel: ClassVar[Channel] = Channel.CONSENSUS
+    decides: ClassVar[bool] = False
     canaries: Annotated[int, Ge(8)] = 400
     loudness: Annotated[float, Gt(0)] = 100.0
     numbers: Annotated[int, Ge(1)] = 20_000

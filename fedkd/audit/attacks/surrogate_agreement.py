@@ -52,6 +52,7 @@ class SurrogateAgreement(Attack):
 
     adversary: ClassVar[Adversary] = Adversary.SERVER
     channel: ClassVar[Channel] = Channel.UPLOADS
+    decides: ClassVar[bool] = False
     clients: Annotated[int, Ge(1)] = 3
     held_out: Annotated[float, Gt(0), Lt(1)] = 0.2
     passes: Annotated[int, Ge(1)] = 10

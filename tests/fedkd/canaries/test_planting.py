@@ -46,7 +46,10 @@ def test_nothing_else_moves(part, proxy, in_proxy):
     bare = dataclasses.replace(BARE, **same)
     laid = dataclasses.replace(_with(in_proxy=in_proxy), **same)
     (aside, clients), (aside_too, clients_too) = layout_rows(bare), layout_rows(laid)
-    assert (aside == aside_too).all()
+    assert (aside == aside_too[: len(aside)]).all()
+    asked = aside_too[len(aside) :]
+    assert len(asked) == (len(planted(laid).canaries) if in_proxy and len(aside) else 0)
+    assert sorted(planted(laid).number[asked - N_OWN]) == list(range(len(asked)))
     for one, other in zip(clients, clients_too, strict=True):
         n = len(one.train)
         assert (other.train[:n] == one.train).all()
