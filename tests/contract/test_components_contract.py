@@ -7,14 +7,18 @@ import json
 
 import pytest
 
-import fedkd.scenario  # imports every family
+import fedkd.audit.attacks.base
+import fedkd.scenario  # imports every family that a scenario has a slot of
 from fedkd.errors import ConfigError
 from fedkd.registry import build, describe, families
 
 assert fedkd.scenario.Scenario
+assert fedkd.audit.attacks.base.Attack
 COMPONENTS = [(family, name) for family, r in families().items() for name in r.names()]
 EXPECTED_FAMILIES = {
     "aggregator",
+    "attack",
+    "canary family",
     "data set",
     "distiller",
     "feature space",

@@ -15,7 +15,7 @@ from fedkd.audit.suspects import losses_from, origin, why_not
 from fedkd.audit.views import Adversary, Channel, NotSeen, View
 
 
-@attacks.register("canary_surrogate_consensus")
+@attacks.register("canary_consensus")
 @dataclass(frozen=True)
 class CanarySurrogateConsensus(Attack):
     """A client that holds no copy of a canary looks for its secret.

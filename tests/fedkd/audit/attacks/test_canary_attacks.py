@@ -8,7 +8,7 @@ import pytest
 from fedkd.audit.attacks.base import attacks
 from tests.fedkd.audit.attacks.audited import LEAKY, Audited
 
-ON_CANARIES = ["canary_student", "canary_surrogate_consensus", "canary_uploads"]
+ON_CANARIES = ["canary_student", "canary_consensus", "canary_uploads"]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_an_upload_is_read_where_the_canary_is_a_proxy_row(leaky):
 def test_it_asks_a_surrogate_where_the_canary_is_in_no_proxy_set(simulated):
     outside = [word.replace("in_proxy: true", "in_proxy: false") for word in LEAKY]
     hidden = Audited.of(simulated(*outside).path)
-    for name in ("canary_uploads", "canary_surrogate_consensus"):
+    for name in ("canary_uploads", "canary_consensus"):
         found = run(hidden, name, passes=3)
         assert "0 of 20 were read off" in found.note
         assert len(found.extraction.exposures.ranks) == 20
