@@ -12,14 +12,14 @@ import torch
 from fedkd.data.federation import load
 from fedkd.methods.base import CoDistillation
 from fedkd.privacy.ledger import Release
-from fedkd.privacy.releases import releases
+from fedkd.privacy.releases import given_in_clear, releases
 from fedkd.privacy.settings import ServerView
 from fedkd.protectors.base import Context, dense
 from fedkd.rng import noise_stream
 from fedkd.scenario import Scenario
 from fedkd.training.steps import Examples
 from fedkd.transport.messages import Action, Reply, Request
-from fedkd.types import Consensus, Knowledge, ProxySet, ProxySource, Upload
+from fedkd.types import Consensus, Knowledge, ProxySet, Upload
 from fedkd_clients.learner import SerialLearner
 from fedkd_clients.masking import Masking, MaskingError
 from fedkd_clients.private_data import contribution
@@ -75,8 +75,11 @@ class Fleet:
         return [Reply(client=request.client) for request in requests]
 
     def _contribute(self, requests: Sequence[Request]) -> list[Reply]:
-        if self._scenario.proxy.source is not ProxySource.POOLED:
+        given = given_in_clear(self._scenario)
+        if not given:
             raise PermissionError("this scenario shares no private example in clear")
+        for request in requests:
+            self._spending.charge(request.client, given, round=request.round)
         return [
             Reply(
                 client=request.client,
@@ -107,14 +110,18 @@ class Fleet:
         return replies
 
     def _charge(self, request: Request) -> list[Release]:
-        """Write the round down in the client's own ledger, before anything private is touched."""
-        state = self._learner.state(request.client)
+        """Write the round down in the client's own ledger, before anything private is touched.
+
+        What was contributed to the proxy set is there since it was given.
+        """
+        state, given = self._learner.state(request.client), given_in_clear(self._scenario)
         planned = releases(
             self._scenario,
             n_rows=0 if state.proxy is None else state.proxy.n_rows,
             first=state.weights is None,
         )
-        return self._spending.charge(request.client, planned, round=request.round)
+        due = [release for release in planned if release not in given]
+        return self._spending.charge(request.client, due, round=request.round)
 
     @property
     def _sums(self) -> bool:

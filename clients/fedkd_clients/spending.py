@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from fedkd.errors import BudgetSpent
@@ -28,7 +30,7 @@ class Spending:
 
     def __init__(self, scenario: Scenario, folder: Path | None) -> None:
         self._scenario, self._folder = scenario, folder
-        self._ledgers: dict[int, Ledger] = {}
+        self._in_memory: dict[int, Ledger] = {}
 
     def charge(self, client: int, planned: Sequence[Release], *, round: int) -> list[Release]:
         """Write down what a round will release to the server, and return it.
@@ -37,15 +39,16 @@ class Spending:
             BudgetSpent: it would take the client beyond the target; nothing was written.
         """
         mine = [release for release in planned if release.channel is Channel.UPLOAD]
-        ledger, kept, privacy = self._ledger(client), guard(self._scenario), self._scenario.privacy
-        if kept is not None and privacy.target_epsilon is not None:
-            after = ledger.epsilon(client, *kept, delta=privacy.delta, planned=mine)
-            if after > privacy.target_epsilon:
-                raise BudgetSpent(
-                    f"round {round} would take client {client} to epsilon {after:.4g}, beyond "
-                    f"privacy.target_epsilon={privacy.target_epsilon:g}"
-                )
-        ledger.add(Charge(round=round, client=client, release=release) for release in mine)
+        kept, privacy = guard(self._scenario), self._scenario.privacy
+        with self._ledger(client) as ledger:
+            if kept is not None and privacy.target_epsilon is not None:
+                after = ledger.epsilon(client, *kept, delta=privacy.delta, planned=mine)
+                if after > privacy.target_epsilon:
+                    raise BudgetSpent(
+                        f"round {round} would take client {client} to epsilon {after:.4g}, beyond "
+                        f"privacy.target_epsilon={privacy.target_epsilon:g}"
+                    )
+            ledger.add(Charge(round=round, client=client, release=release) for release in mine)
         return mine
 
     def verify(self, client: int, done: Sequence[Event], charged: Sequence[Release]) -> None:
@@ -61,8 +64,14 @@ class Spending:
         if Counter(done) != Counter(paid):
             raise Uncharged(f"client {client} did {list(done)!r}, but was charged {paid!r}")
 
-    def _ledger(self, client: int) -> Ledger:
-        if client not in self._ledgers:
-            path = None if self._folder is None else self._folder / f"client-{client}.jsonl"
-            self._ledgers[client] = Ledger(path=path)
-        return self._ledgers[client]
+    @contextmanager
+    def _ledger(self, client: int) -> Generator[Ledger]:
+        """Give a client's ledger as it is now; other runs on the same data wait for the end."""
+        if self._folder is None:
+            yield self._in_memory.setdefault(client, Ledger())
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"client-{client}.jsonl"
+        with path.open("a", encoding="utf-8") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            yield Ledger(path=path)

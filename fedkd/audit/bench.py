@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fedkd.audit.attacks.base import Bench, Truth
-from fedkd.data.federation import layout_rows, load, planted
+from fedkd.data.federation import arrays_of, layout_rows, load, planted
 from fedkd.models.base import Model, initialized, models
 from fedkd.rng import borrowed, numpy_stream, torch_stream
 from fedkd.scenario import Scenario
@@ -68,12 +68,14 @@ def truth_of(scenario: Scenario) -> Truth:
     n_own = len(arrays.train_labels)
     members: dict[int, Examples] = {}
     counts = np.zeros((scenario.clients, arrays.n_classes))
-    for client, rows in enumerate(layout_rows(layout)[1]):
+    clients = layout_rows(layout)[1]
+    given = np.concatenate([rows.train[rows.contributed] for rows in clients])
+    for client, rows in enumerate(clients):
         natural = rows.train[rows.train < n_own]
         counts[client] = np.bincount(
             arrays.train_labels[natural].ravel(), minlength=arrays.n_classes
         )
-        kept = np.setdiff1d(natural, rows.train[rows.contributed])
+        kept = np.setdiff1d(natural, given)
         members[client] = Examples(
             inputs=torch.from_numpy(arrays.train_inputs[kept]),
             labels=torch.from_numpy(arrays.train_labels[kept]),
@@ -87,9 +89,15 @@ def truth_of(scenario: Scenario) -> Truth:
 
 
 def _halves(scenario: Scenario) -> tuple[Examples, Examples]:
-    """Return the public half of the test set, and the half that serves as non-members."""
+    """Return the public half of the test set, and the half that serves as non-members.
+
+    A test input that became a canary was trained on, with another label: it is in neither half.
+    """
     arrays, layout = load(scenario.data), scenario.layout()
     order = numpy_stream(layout.seed, "audit halves").permutation(len(arrays.test_labels))
+    added = arrays_of(layout).train_inputs[len(arrays.train_labels) :]
+    trained = {row.tobytes() for row in added}
+    order = order[[arrays.test_inputs[at].tobytes() not in trained for at in order]]
     cut = len(order) // 2
     public, nonmembers = (
         Examples(

@@ -10,12 +10,8 @@ from scipy.stats import mannwhitneyu
 
 from fedkd.audit.verdict import ALPHA, holm
 
-WITH_INTERVAL = {
-    "auc": "auc_ci",
-    "tpr_at_fpr_01": "tpr_ci",
-    "tpr_at_fpr_001": "tpr_001_ci",
-}
-"""Figures that have a 95 % interval, and its key. Of all compared figures more is worse."""
+COMPARED = ("auc", "tpr_at_fpr_01", "tpr_at_fpr_001", "eps_lb")
+"""Figures of a row; of all of them more is worse."""
 
 
 def changes(
@@ -23,9 +19,10 @@ def changes(
 ) -> list[dict[str, Any]]:
     """Return what changed for every attack that measured the same in both audits.
 
-    p is two-sided: of AUC and TPR, a normal test from the widths of both intervals, which takes
-    the two for independent; of exposure, Mann-Whitney at the most insertions common to both. An
-    epsilon bound has none.
+    p is two-sided: of AUC, a normal test from the widths of both intervals, which takes the two
+    for independent; of exposure, Mann-Whitney at the most insertions common to both. An epsilon
+    bound has none, nor has a TPR: its interval is about one threshold, and another audit's
+    non-members set another one.
 
     Args:
         here: the rows of the channels of one audit.
@@ -41,9 +38,9 @@ def changes(
         other = others.get((row["channel"], row["attack"]))
         if other is None:
             continue
-        for figure in (*WITH_INTERVAL, "eps_lb"):
+        for figure in COMPARED:
             if row[figure] is not None and other[figure] is not None:
-                p = _interval_p(row, other, figure)
+                p = _auc_p(row, other) if figure == "auc" else None
                 found.append(_change(row, figure, row[figure], other[figure], p=p))
         found += _exposure_change(row, other)
     return found
@@ -63,18 +60,14 @@ def _change(
     return {**where, "figure": figure, "here": here, "there": there, "change": here - there, "p": p}
 
 
-def _interval_p(row: dict[str, Any], other: dict[str, Any], figure: str) -> float | None:
-    key = WITH_INTERVAL.get(figure)
-    if key is None or row[key] is None or other[key] is None:
+def _auc_p(row: dict[str, Any], other: dict[str, Any]) -> float | None:
+    if row["auc_ci"] is None or other["auc_ci"] is None:
         return None
-    spreads = [
-        max(high - x[figure], x[figure] - low)
-        for x, low, high in ((row, *row[key]), (other, *other[key]))
-    ]
+    spreads = [max(x["auc_ci"][1] - x["auc"], x["auc"] - x["auc_ci"][0]) for x in (row, other)]
     spread = float(sum(s**2 for s in spreads)) ** 0.5 / float(ndtri(0.975))
     if spread <= 0:
         return None
-    return float(2 * ndtr(-abs(row[figure] - other[figure]) / spread))
+    return float(2 * ndtr(-abs(row["auc"] - other["auc"]) / spread))
 
 
 def _exposure_change(row: dict[str, Any], other: dict[str, Any]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from fedkd.audit.attacks.base import Truth
-from fedkd.audit.attacks.matching import matched
+from fedkd.audit.attacks.matching import alike, matched
 from fedkd.audit.findings import Result, membership
 from fedkd.audit.scoring import Floats, pooled, some
 from fedkd.training.steps import Examples
@@ -20,7 +20,16 @@ MOST = 2000
 
 def suspects_of_all(truth: Truth, *, rng: np.random.Generator) -> tuple[Examples, Examples]:
     """Return members of all clients together, and non-members of the same classes."""
-    return matched(pooled(truth.members), truth.nonmembers, rng=rng, most=MOST)
+    return matched(_once(pooled(truth.members)), truth.nonmembers, rng=rng, most=MOST)
+
+
+def _once(examples: Examples) -> Examples:
+    """Return every example once: one that several clients hold is one member, not several."""
+    labels = examples.labels.numpy()
+    first: dict[bytes, int] = {}
+    for place, row in enumerate(examples.inputs.numpy()):
+        first.setdefault(row.tobytes() + labels[place].tobytes(), place)
+    return some(examples, np.array([*first.values()], dtype=np.int64))
 
 
 def suspects_by_client(
@@ -28,15 +37,17 @@ def suspects_by_client(
 ) -> dict[int, tuple[Examples, Examples]]:
     """Return each client's members, and non-members of the same classes.
 
-    Every non-member goes to one client only, so that scores pooled over clients are independent.
+    Every non-member goes to one client only, so that scores pooled over clients are independent,
+    and every client has as many members a non-member, so that clients are no membership.
     """
     members = {client: truth.members[client] for client in sorted(clients)}
     dealt = _dealt(members, truth.nonmembers, rng=rng)
     most = max(2, MOST // max(1, len(members)))
-    return {
+    sides = {
         client: matched(examples, some(truth.nonmembers, dealt[client]), rng=rng, most=most)
         for client, examples in members.items()
     }
+    return alike(sides, rng=rng)
 
 
 def _dealt(

@@ -42,8 +42,8 @@ class Extraction:
         numbers: int64 ``[n]``, of those canaries.
         insertions: int64 ``[n]``, of every one.
         levels: by number of insertions, never pooled.
-        bound: the epsilon that the highest level certifies, for replacing one holder's canary
-            examples, all insertions together.
+        bound: the epsilon that the highest level certifies, for replacing a canary's examples,
+            all insertions at all holders together.
     """
 
     exposures: Exposures
@@ -95,7 +95,7 @@ class Result:
     Attributes:
         at_risk: what it was after, in plain words ("canary secrets", "membership of records").
         bound: a bound of its own, when it is neither of membership nor of extraction.
-        bound_unit: what the bound's epsilon is about, in words.
+        bound_unit: what the epsilon of that bound, or of the extraction's, is about, in words.
         note: limits, what was not possible, in one or two sentences.
     """
 

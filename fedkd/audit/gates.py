@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from fedkd.audit.attacks.base import decides
 from fedkd.errors import ConfigError
 from fedkd.registry import did_you_mean
 
@@ -41,7 +42,7 @@ class Gate:
     """A condition that must not come true.
 
     Attributes:
-        name: a figure; of channels' figures, any channel's counts.
+        name: a figure; of channels' figures, any counts of an attack that counts in the verdict.
         sign: ``<``, ``<=``, ``>`` or ``>=``.
         limit: what it is compared with.
     """
@@ -72,6 +73,7 @@ class Gate:
             return [
                 (f" ({row['attack']} on {row['channel']})", row[self.name])
                 for row in audit["channels"]
+                if decides(row["attack"])
             ]
         if self.name in OF_UTILITY:
             return [("", audit["utility"][self.name])]

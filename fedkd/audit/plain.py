@@ -104,15 +104,21 @@ def _bound(found: Result) -> dict[str, Any]:
         "eps_ceiling": None if bound is None else _number(bound.ceiling),
         "eps_delta": None if bound is None else _number(bound.delta),
         "eps_unit": unit,
-        "eps_rule": "" if bound is None else bound.rule.value,
+        "eps_rule": "" if bound is None else _rule(bound),
     }
+
+
+def _rule(bound: EpsilonBound) -> str:
+    """Return how the auditor's choice was kept honest, and what else has to hold."""
+    return f"{bound.rule.value}; holds if {' and '.join(one.value for one in bound.assumptions)}"
 
 
 def _chosen(found: Result) -> tuple[EpsilonBound | None, str]:
     if found.bound is not None:
         return found.bound, found.bound_unit or UNITS[found.bound.relation]
     if found.extraction is not None:
-        return found.extraction.bound, "replacing one holder's canary examples, all together"
+        unit = found.bound_unit or "replacing one holder's canary examples, all together"
+        return found.extraction.bound, unit
     if found.membership is not None:
         return found.membership.bound, UNITS[found.membership.bound.relation]
     return None, ""

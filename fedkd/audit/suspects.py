@@ -16,6 +16,7 @@ from fedkd.audit.scoring import (
     probe_losses,
 )
 from fedkd.audit.views import View
+from fedkd.canaries.base import Canary
 from fedkd.methods.base import CoDistillation
 from fedkd.types import Consensus, Knowledge, ProxySet
 
@@ -42,6 +43,17 @@ def origin(bench: Bench, each: Sequence[Lineup], direct: int) -> str:
         f"{read} The secrets themselves stand in the proxy set, which this adversary holds in "
         "clear; the figure says what the scores alone would tell."
     )
+
+
+def unit_of(canaries: Sequence[Canary]) -> str:
+    """Return what a bound about these canaries is about, in words.
+
+    All holders of a canary hold the same secret, so another secret changes the data of all.
+    """
+    holders = max(len(canary.holders) for canary in canaries)
+    if holders == 1:
+        return "replacing one holder's canary examples, all together"
+    return f"replacing a canary's examples at all of its {holders} holders, all together"
 
 
 def losses_from(

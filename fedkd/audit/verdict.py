@@ -58,7 +58,7 @@ def leak_tests(rows: Sequence[dict[str, Any]]) -> list[LeakTest]:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p-values, in the order given: below alpha is significant at alpha."""
+    """Return Holm's adjusted p-values, in the order given: up to alpha is significant at alpha."""
     order = sorted(range(len(p)), key=lambda i: p[i])
     adjusted, worst = [1.0] * len(p), 0.0
     for place, i in enumerate(order):
@@ -71,7 +71,7 @@ def verdict(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return ``grade``, ``sentence`` and ``limits``."""
     done = leak_tests(rows)
     adjusted = holm([test.p for test in done])
-    leaks = [test for test, p in zip(done, adjusted, strict=True) if p < ALPHA]
+    leaks = [test for test, p in zip(done, adjusted, strict=True) if p <= ALPHA]
     ceilings = [row["eps_ceiling"] for row in rows if row["eps_ceiling"] is not None]
     reach = max(ceilings, default=0.0)
     corrected = f"at {ALPHA:.0%}, Holm-corrected over {len(done)} tests"

@@ -185,12 +185,18 @@ def _warnings(scenario: Scenario) -> Iterator[str]:
         yield "raw private examples are shared with all clients (proxy=pooled)"
     if scenario.method.oracle:
         yield "the method is an oracle control that no deployment can run"
-    if guard(scenario) is not None and scenario.noise_seed() is not None:
+    planted, kept = scenario.canaries, guard(scenario)
+    if planted is not None and kept is not None and kept[0] is Unit.RECORD:
+        yield (
+            f"canaries: one secret is in up to {max(planted.insertions) * planted.holders} "
+            "examples; the sentence is about each example, not about the secret"
+        )
+    if kept is not None and scenario.noise_seed() is not None:
         yield (
             "the noise comes from the scenario's seed, so that the run can be repeated; whoever "
             "knows the seed can remove it (seeds.noise=secret draws it from the operating system)"
         )
-    if guard(scenario) is not None:
+    if kept is not None:
         yield "not secure against attacks on the random generator or on floating-point noise"
     if scenario.server_view is ServerView.SUMS:
         yield (

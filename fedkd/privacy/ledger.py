@@ -66,14 +66,10 @@ class Ledger:
     def __post_init__(self) -> None:
         """Read the file; ConfigError when a line is damaged, since a gap would hide spending.
 
-        A last line without its end was being written when the process died: its round never
-        started, so it is taken off.
+        A last line without its end is being written, or was when the process died: its round has
+        not started, so it does not count. Reading changes nothing: the run may still go on.
         """
         if self.path is not None and self.path.exists():
-            whole = self.path.read_bytes()
-            complete = whole[: whole.rfind(b"\n") + 1]
-            if len(complete) < len(whole):
-                os.truncate(self.path, len(complete))
             self.charges = [*_read(self.path)]
         self._by_client = {}
         self._index(self.charges)
@@ -83,6 +79,7 @@ class Ledger:
         new = list(charges)
         if self.path is not None and new:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            _drop_cut_off(self.path)
             with self.path.open("a", encoding="utf-8") as file:
                 file.writelines(_line(charge) + "\n" for charge in new)
                 file.flush()
@@ -142,8 +139,18 @@ def _line(charge: Charge) -> str:
     return json.dumps(tree)
 
 
+def _drop_cut_off(path: Path) -> None:
+    """Take off a last line without its end, before another one would be joined to it."""
+    whole = path.read_bytes() if path.exists() else b""
+    complete = whole.rfind(b"\n") + 1
+    if complete < len(whole):
+        os.truncate(path, complete)
+
+
 def _read(path: Path) -> Iterator[Charge]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    whole = path.read_bytes()
+    complete = whole[: whole.rfind(b"\n") + 1]
+    for number, line in enumerate(complete.splitlines(), start=1):
         try:
             tree = json.loads(line)
             if tree["schema"] != SCHEMA:
@@ -160,6 +167,6 @@ def _read(path: Path) -> Iterator[Charge]:
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(
-                f"{path}: line {number} of the privacy ledger is damaged ({line[:40]!r}); what it "
-                "counted is unknown, so nothing more may be released: restore the file"
+                f"{path}: line {number} of the privacy ledger is damaged ({str(line[:40])[1:]}); "
+                "what it counted is unknown, so nothing more may be released: restore the file"
             ) from None

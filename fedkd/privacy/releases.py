@@ -39,10 +39,8 @@ def releases(scenario: Scenario, *, n_rows: int, first: bool) -> list[Release]:
     record, client = Unit.RECORD, Unit.CLIENT
     upload, consensus = Channel.UPLOAD, Channel.CONSENSUS
     found.append(_release("local training", record, upload, training_event(scenario)))
-    if first and scenario.proxy.source is ProxySource.POOLED and _speaks(scenario):
-        raw = Uncounted("raw private examples are in the proxy set")
-        found += [_release("proxy set", unit, upload, raw) for unit in Unit]
-        found.append(_release("proxy set", client, consensus, raw))
+    if first:
+        found += given_in_clear(scenario)
     method = scenario.method
     if not isinstance(method, CoDistillation):
         sent = Uncounted("parameters leave as they are")
@@ -59,6 +57,16 @@ def releases(scenario: Scenario, *, n_rows: int, first: bool) -> list[Release]:
     answer = method.aggregator.event(n_rows=n_rows)
     found.append(_release("consensus", client, consensus, answer))
     return [release for release in found if not isinstance(release.event, Nothing)]
+
+
+def given_in_clear(scenario: Scenario) -> list[Release]:
+    """Return what contributing to a pooled proxy set releases; none where nobody contributes."""
+    speaks = scenario.method.message is MessageKind.KNOWLEDGE
+    if not speaks or scenario.proxy.source is not ProxySource.POOLED:
+        return []
+    raw = Uncounted("raw private examples are in the proxy set")
+    uploads = [_release("proxy set", unit, Channel.UPLOAD, raw) for unit in Unit]
+    return [*uploads, _release("proxy set", Unit.CLIENT, Channel.CONSENSUS, raw)]
 
 
 def training_event(scenario: Scenario) -> Event:
@@ -114,7 +122,3 @@ def _bounded(part: Aggregator | Protector) -> bool:
 
 def _release(what: str, unit: Unit, channel: Channel, event: Event) -> Release:
     return Release(what=what, unit=unit, channel=channel, event=event)
-
-
-def _speaks(scenario: Scenario) -> bool:
-    return scenario.method.message is MessageKind.KNOWLEDGE

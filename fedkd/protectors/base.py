@@ -93,12 +93,15 @@ def softened(knowledge: Knowledge, *, temperature: float) -> Knowledge:
 
 
 def logits_of(knowledge: Knowledge) -> Tensor:
-    """Return raw scores, ``[n, classes]``; ValueError for probabilities."""
+    """Return raw scores, ``[n, classes]``, what is not finite as 0; ValueError for probabilities.
+
+    No noise hides a number that is not finite, and no clipping bounds it.
+    """
     if knowledge.space is not Space.LOGITS:
         raise ValueError(
             f"{knowledge.space.value} where logits are needed; put this protector first"
         )
-    return knowledge.scores
+    return knowledge.scores.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def rest_of(knowledge: Knowledge) -> Tensor:

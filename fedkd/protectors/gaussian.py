@@ -51,7 +51,7 @@ class GaussianNoise(Protector):
 
     def protect(self, knowledge: Knowledge, context: Context, *, rng: torch.Generator) -> Knowledge:
         """Return noisy logits; ConfigError without a multiplier, ValueError for no logits."""
-        logits = logits_of(knowledge)
+        logits = logits_of(knowledge).clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
         centered = logits - logits.mean(dim=1, keepdim=True)
         length = centered.norm(dim=1, keepdim=True)
         clipped = centered * (self.clip_norm / length.clamp(min=self.clip_norm))

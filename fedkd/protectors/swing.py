@@ -142,7 +142,7 @@ class Swing(Protector):
         """Return probabilities; ConfigError as :meth:`check`, ValueError for no logits."""
         logits = logits_of(knowledge)
         least, most = self._range(context.temperature)
-        likelihood = self.scorer.likelihood(knowledge, context)
+        likelihood = self.scorer.likelihood(replace(knowledge, scores=logits), context)
         temperatures = least + (most - least) * likelihood**self.exponent
         noise = self._scales(likelihood)[:, None] * self.noise.like(logits, rng=rng)
         told = self.server_temperature is ServerTemperature.TOLD

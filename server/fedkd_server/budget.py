@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from fedkd.privacy.ledger import Charge, Ledger, Release
 from fedkd.privacy.releases import guard, releases
@@ -22,16 +22,31 @@ class Budget:
         self._scenario, self._ledger, self._n_rows = scenario, ledger, n_rows
         self._refused: set[int] = set()
 
-    def admit(self, members: Sequence[int], *, round: int, at_least: int = 1) -> list[int]:
+    def admit(
+        self,
+        members: Sequence[int],
+        *,
+        round: int,
+        at_least: int = 1,
+        informed: Collection[int] | None = None,
+    ) -> list[int]:
         """Return the members the round leaves within budget, their releases written down.
 
         Nothing is written down for fewer than ``at_least``: there is no round with them.
+
+        Args:
+            members: who would be asked, by client id.
+            round: the current round.
+            at_least: how many a round needs.
+            informed: clients that have the proxy set. The others are sent it with the round and
+                fit their filter, anew where an earlier answer of theirs was lost; None for all
+                that were charged before.
         """
         admitted: list[int] = []
         charges: list[Charge] = []  # one write for all of them
-        charged = set(self._ledger.clients())
+        known = self._ledger.clients() if informed is None else informed
         for client in members:
-            planned = releases(self._scenario, n_rows=self._n_rows, first=client not in charged)
+            planned = releases(self._scenario, n_rows=self._n_rows, first=client not in known)
             if client in self._refused or self._exceeds(client, planned):
                 continue
             charges += [Charge(round=round, client=client, release=one) for one in planned]

@@ -119,7 +119,7 @@ class _Run:
         started = time.perf_counter()
         wanted = cohort(self._scenario, self._scenario.participants(), round=n)
         least = 1 if self._masked is None else self._scenario.n_min
-        members = self._budget.admit(wanted, round=n, at_least=least)
+        members = self._budget.admit(wanted, round=n, at_least=least, informed=self._has_proxy)
         if len(members) < least:
             return self._budget_spent(wanted, members, n)
         answers = self._exchange.ask(self._requests(members, n))

@@ -172,7 +172,7 @@ def test_a_damaged_file_is_one_line_too(tmp_path, text, line):
 def test_a_preset_gives_a_named_component_the_scenarios_fields():
     swing = compose(["scenario=lm_canary", "protector=swing"]).protector
     assert isinstance(swing, Swing)
-    assert swing.scorer == Detector(symbols="0123456789#", sharpness=4)
+    assert swing.scorer == Detector(symbols="0123456789#", sharpness=2)
     changed = compose(["scenario=lm_canary", "protector=swing", "protector.noise_scale=0.1"])
     assert changed.protector == replace(swing, noise_scale=0.1)
     assert isinstance(compose(["scenario=lm_canary"]).protector, NoProtection)

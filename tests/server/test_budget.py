@@ -44,6 +44,17 @@ def test_clients_that_took_part_less_often_may_go_on():
     assert admitted == [[0, 1], [0, 2], [1], [2], []]
 
 
+def test_a_client_whose_answer_was_lost_pays_again_for_the_filter_it_fits_again():
+    scenario = compose([*TIGHT, "privacy.target_epsilon=null", "method.filter=dp_centroids"])
+    ledger = Ledger()
+    budget = Budget(scenario, ledger, n_rows=60)
+    budget.admit([0, 1], round=1, informed=())
+    budget.admit([0, 1], round=2, informed={0})
+    fitted = [(c.client, c.round) for c in ledger.charges if c.release.what == "choice of rows"]
+    record = [pair for pair in fitted if fitted.count(pair) == 2]
+    assert sorted(set(record)) == [(0, 1), (1, 1), (1, 2)]
+
+
 def test_without_a_target_nobody_is_left_out():
     scenario = compose([*TIGHT, "privacy.target_epsilon=null"])
     budget = Budget(scenario, Ledger(), n_rows=60)

@@ -29,7 +29,8 @@ class Bench:
         scenario: of the run; its settings are public.
         task: what models learn.
         public: labelled examples of the same distribution that no client holds: half of the test
-            set. The other half are the non-members.
+            set. The other half are the non-members. Inputs that became canaries
+            are in neither.
         train: fits a fresh model of the run's first architecture to labelled examples, with the
             scenario's recipe and this many passes; ``train(examples, passes, seed)``.
         distil: the same for soft targets; ``distil(lesson, passes, seed)``.
@@ -49,8 +50,8 @@ class Truth:
     """What really happened: attacks are scored with it and must not guess from it.
 
     Attributes:
-        members: by client, the examples it trained on, without canaries and without those it
-            gave to the proxy set in clear.
+        members: by client, the examples it trained on, without canaries and without those that
+            anybody gave to the proxy set in clear.
         nonmembers: labelled examples that nobody trained on.
         planted: the canaries, with the data set they are planted in.
         label_counts: float64 ``[clients, classes]``, of all training examples without canaries.
@@ -86,3 +87,8 @@ class Attack(ABC):
 
 
 attacks = Registry("attack", Attack, package="fedkd.audit.attacks")
+
+
+def decides(name: str) -> bool:
+    """Return whether an attack's tests count in the verdict; so do those of an unknown name."""
+    return attacks.get(name).decides if name in attacks.names() else True

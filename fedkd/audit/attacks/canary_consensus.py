@@ -11,7 +11,7 @@ from annotated_types import Ge
 from fedkd.audit.attacks.base import Attack, Bench, Truth, attacks
 from fedkd.audit.findings import Result, extraction
 from fedkd.audit.scoring import lineups
-from fedkd.audit.suspects import losses_from, origin, why_not
+from fedkd.audit.suspects import losses_from, origin, unit_of, why_not
 from fedkd.audit.views import Adversary, Channel, NotSeen, View
 
 
@@ -57,6 +57,7 @@ class CanarySurrogateConsensus(Attack):
         return Result(
             at_risk="canary secrets",
             extraction=extraction(exposures, [c.insertions for c in canaries], rng=rng),
+            bound_unit=unit_of(canaries),
             note=f"{line.note} {origin(bench, line.each, sum(direct))} All clients are sent the "
             "same, so each canary counts as seen by a client that does not hold it.",
         )

@@ -11,7 +11,7 @@ from annotated_types import Ge
 from fedkd.audit.attacks.base import Attack, Bench, Truth, attacks
 from fedkd.audit.findings import Result, extraction
 from fedkd.audit.scoring import lineups, probe_losses
-from fedkd.audit.suspects import why_not
+from fedkd.audit.suspects import unit_of, why_not
 from fedkd.audit.views import Adversary, Channel, View
 
 
@@ -50,5 +50,6 @@ class CanaryStudent(Attack):
             extraction=extraction(
                 line.exposures(np.stack(losses)), [c.insertions for c in canaries], rng=rng
             ),
+            bound_unit=unit_of(canaries),
             note=line.note,
         )

@@ -12,7 +12,7 @@ from fedkd.audit.attacks.base import Attack, Bench, Truth, attacks
 from fedkd.audit.exposure import Exposures
 from fedkd.audit.findings import Result, extraction
 from fedkd.audit.scoring import Floats, Lineups, lineups
-from fedkd.audit.suspects import losses_from, origin, uploads_by_client, why_not
+from fedkd.audit.suspects import losses_from, origin, unit_of, uploads_by_client, why_not
 from fedkd.audit.views import Adversary, Channel, NotSeen, View
 from fedkd.types import Knowledge
 
@@ -58,6 +58,7 @@ class CanaryUploads(Attack):
                 rng=rng,
                 numbers=[c.number for c in seen],
             ),
+            bound_unit=unit_of(seen),
             note=f"{line.note} {origin(bench, line.each, direct)}"
             + (f" {lost} canaries are left out: no holder's upload was kept." if lost else ""),
         )

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from fedkd.audit.attacks.base import Attack, Bench, Truth, attacks
-from fedkd.audit.attacks.matching import matched
+from fedkd.audit.attacks.matching import alike, matched
 from fedkd.audit.fair import MATCHED, judged
 from fedkd.audit.findings import Result
-from fedkd.audit.scoring import Floats, log_probabilities
+from fedkd.audit.scoring import log_probabilities
 from fedkd.audit.suspects import uploads_by_client, why_not
 from fedkd.audit.views import Adversary, Channel, NotSeen, View
 from fedkd.training.steps import Examples
@@ -44,14 +44,18 @@ class ConfidenceOnProxy(Attack):
         sent, proxy = uploads_by_client(view, bench), view.proxy()
         if not sent:
             raise NotSeen("no upload was kept")
-        found: tuple[list[Floats], list[Floats]] = ([np.zeros(0)], [np.zeros(0)])
-        for client in sorted(sent):
-            sides = self._scores(bench, truth, sent[client][-1], proxy, client=client, rng=rng)
-            for scores, side in zip(found, sides, strict=True):
-                scores.append(side)
+        sides = {
+            client: self._scores(truth, sent[client][-1], proxy, client=client, rng=rng)
+            for client in sorted(sent)
+        }
+        found = alike(sides, rng=rng).values()
+        members, others = (
+            np.concatenate([np.zeros(0), *(pair[side].inputs.numpy() for pair in found)])
+            for side in (0, 1)
+        )
         return judged(
-            np.concatenate(found[0]),
-            np.concatenate(found[1]),
+            members,
+            others,
             note=f"{MATCHED} Non-members are rows that other clients gave and trained on; one row "
             "can serve for several clients. The server is told who gave which row anyway.",
             rng=rng,
@@ -59,14 +63,14 @@ class ConfidenceOnProxy(Attack):
 
     def _scores(
         self,
-        bench: Bench,
         truth: Truth,
         upload: Knowledge,
         proxy: ProxySet,
         *,
         client: int,
         rng: np.random.Generator,
-    ) -> tuple[Floats, Floats]:
+    ) -> tuple[Examples, Examples]:
+        """Return a client's own rows and others', with scores in place of inputs."""
         if proxy.owner is None:
             raise NotSeen("the owners of the proxy rows were not kept")
         rows = upload.rows.cpu().numpy()
@@ -82,5 +86,4 @@ class ConfidenceOnProxy(Attack):
             )
             for side in (own, ~own)
         )
-        members, others = matched(*sides, rng=rng)
-        return members.inputs.numpy(), others.inputs.numpy()
+        return matched(*sides, rng=rng)

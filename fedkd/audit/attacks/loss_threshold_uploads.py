@@ -9,11 +9,11 @@ import numpy as np
 from annotated_types import Ge
 
 from fedkd.audit.attacks.base import Attack, Bench, Truth, attacks
-from fedkd.audit.attacks.surrogates import lesson_from
+from fedkd.audit.attacks.surrogates import lesson_from, speaks_about_classes
 from fedkd.audit.fair import MATCHED, judged, suspects_by_client
 from fedkd.audit.findings import Result
 from fedkd.audit.scoring import Floats, example_losses
-from fedkd.audit.suspects import uploads_by_client, why_not
+from fedkd.audit.suspects import uploads_by_client
 from fedkd.audit.views import Adversary, Channel, NotSeen, View
 
 
@@ -31,8 +31,11 @@ class LossThresholdUploads(Attack):
     passes: Annotated[int, Ge(1)] = 20
 
     def applies(self, bench: Bench, truth: Truth) -> str:
-        """There must be knowledge."""
-        return why_not(bench, truth, canaries=False, knowledge=True)
+        """Refuse methods without knowledge, and sequences.
+
+        A client's texts differ from all others' by their author, which would pass for membership.
+        """
+        return speaks_about_classes(bench)
 
     def run(self, view: View, bench: Bench, truth: Truth, *, rng: np.random.Generator) -> Result:
         """Distil a surrogate of each client; pool the scores of all."""

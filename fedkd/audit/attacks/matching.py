@@ -6,6 +6,8 @@ apart would pass for a membership attack.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
@@ -42,6 +44,22 @@ def matched(
     chosen = [mine[: ratio * n] for (mine, _), n in zip(pools, pairs, strict=True)]
     others = [other[:n] for (_, other), n in zip(pools, pairs, strict=True)]
     return _taken(members, chosen), _taken(nonmembers, others)
+
+
+def alike(
+    sides: Mapping[int, tuple[Examples, Examples]], *, rng: np.random.Generator
+) -> dict[int, tuple[Examples, Examples]]:
+    """Return matched sides with as many members a non-member in every client.
+
+    Scores of several clients are pooled, and clients differ in how high they score. A client with
+    more members a non-member than another would raise, or lower, the members' scores for nothing.
+    """
+    ratios = [len(mine) // len(others) for mine, others in sides.values() if len(others)]
+    least = max(1, min(ratios, default=1))
+    return {
+        client: matched(mine, others, rng=rng, most=least * len(others))
+        for client, (mine, others) in sides.items()
+    }
 
 
 def _groups(examples: Examples) -> np.ndarray:

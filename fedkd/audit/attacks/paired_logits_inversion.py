@@ -91,7 +91,6 @@ class PairedLogitsInversion(Attack):
         uploads = newest_uploads(view, n_classes=n_classes)
         teacher, pixels = _newest_consensus(view), _pixels(view.proxy().inputs)
         everyone = class_means(truth.members, n_classes=n_classes)
-        public = class_means({0: bench.public}, n_classes=n_classes)
         drawn: list[_Drawn] = []
         for client, sent in uploads.items():
             x, y = _pairs(sent, teacher, pixels)
@@ -105,7 +104,8 @@ class PairedLogitsInversion(Attack):
                     for side in (x, x[:, :n_classes])
                 ]
                 means = {**everyone, label: mean}
-                drawn.append(_judged(pictures, label, means, public, n_classes=n_classes))
+                pair = fair_means(own[client], bench.public, label, rng=rng)
+                drawn.append(_judged(pictures, label, means, pair, n_classes=n_classes))
         if not drawn:
             return Result(at_risk=AT_RISK, note="No client answered enough rows to learn from.")
         return Result(
@@ -153,11 +153,15 @@ class PairedLogitsInversion(Attack):
         nearer = [one.nearer for one in drawn if one.nearer is not None]
         if not nearer:
             return found, blind
+        by_class = [
+            sum(one.nearer for one in drawn if one.asked == label and one.nearer is not None)
+            for label in sorted({one.asked for one in drawn if one.nearer is not None})
+        ]
         private = Figure(
             name="SSIM with the client's class mean, less that with the public one",
             value=float(np.mean(nearer)),
             chance=0.0,
-            p=better_p(np.array(nearer), rng=rng),
+            p=better_p(np.array(by_class), rng=rng),
         )
         return found, blind, private
 
@@ -166,7 +170,8 @@ AT_RISK = "what a client's classes look like"
 NOTE = (
     "Where the proxy set shows a class in clear, what it looks like is no secret: a hit says that "
     "the client's answers name the class. The last figure says whether pictures are nearer to the "
-    "client's own examples than to public ones."
+    "client's own examples than to as many public ones; its p counts classes, not pictures, "
+    "for pictures of a class are all held against the same public examples."
 )
 
 
@@ -174,14 +179,14 @@ def _judged(
     pictures: Sequence[Floats],
     label: int,
     means: Mapping[int, Floats],
-    public: Mapping[int, Floats],
+    pair: tuple[Floats, Floats] | None,
     *,
     n_classes: int,
 ) -> _Drawn:
     likeness, alone = (_likeness(one, means, n_classes=n_classes) for one in pictures)
     nearer = None
-    if label in public:
-        nearer = float(likeness[label]) - ssim(pictures[0], public[label])
+    if pair is not None:
+        nearer = ssim(pictures[0], pair[0]) - ssim(pictures[0], pair[1])
     return _Drawn(
         asked=label, named=int(likeness.argmax()), alone=int(alone.argmax()), nearer=nearer
     )
@@ -227,6 +232,24 @@ def class_means(
         for label in np.unique(labels).tolist():
             sums[label] = sums.get(label, 0.0) + pixels[labels == label].sum(axis=0)
     return {label: sums[label] / counts[label] for label in sorted(sums) if counts[label] >= least}
+
+
+def fair_means(
+    own: Examples, public: Examples, label: int, *, rng: np.random.Generator
+) -> tuple[Floats, Floats] | None:
+    """Return the means of equally many own and public examples of a class, or None without any.
+
+    A mean of more examples is smoother, and a smooth picture is more like it for that alone.
+    """
+    sides = [np.flatnonzero(side.labels.cpu().numpy() == label) for side in (own, public)]
+    n = min(map(len, sides))
+    if not n:
+        return None
+    mine, others = (
+        _pixels(side.inputs[torch.from_numpy(rng.permutation(at)[:n])]).mean(axis=0)
+        for side, at in zip((own, public), sides, strict=True)
+    )
+    return mine, others
 
 
 def _likeness(picture: Floats, means: Mapping[int, Floats], *, n_classes: int) -> Floats:

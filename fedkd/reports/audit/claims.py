@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fedkd.audit.attacks.base import decides
 from fedkd.reports.audit.words import at_least, at_most
 from fedkd.reports.page import NOTHING, Tile, Tone
 
@@ -39,7 +40,8 @@ class ClaimsBox:
 def claims_box(result: dict[str, Any]) -> ClaimsBox:
     """Return the box of an audit."""
     claim, bounds = result["claim"], _bounds(result)
-    formal, best = claim["epsilon"], bounds[0] if bounds else None
+    formal, counted = claim["epsilon"], [row for row in bounds if decides(row["attack"])]
+    best = next(iter(counted or bounds), None)
     comparable = [row for row in bounds if _same_unit(row, claim["unit"])]
     rival = comparable[0] if comparable else None
     tone, head = _judged(result, best, rival)
@@ -55,7 +57,7 @@ def claims_box(result: dict[str, Any]) -> ClaimsBox:
         sentence=claim["sentence"],
         tiles=(
             _formal_tile(claim),
-            _bound_tile(best, len(bounds)),
+            _bound_tile(best, len(counted or bounds)),
             _gap_tile(formal, rival),
             _ceiling_tile(bounds),
         ),
@@ -78,7 +80,8 @@ def _judged(
 ) -> tuple[Tone, str]:
     formal, shown = result["claim"]["epsilon"], 0.0 if best is None else best["eps_lb"]
     if formal is None:
-        return _judged_unproved(result, best)
+        counts = best is not None and decides(best["attack"])
+        return _judged_unproved(result, best if counts else None)
     if rival is not None and rival["eps_lb"] > formal:
         return Tone.BAD, (
             f"The audit contradicts the formal guarantee: epsilon is at least "
@@ -99,14 +102,17 @@ def _judged(
 
 def _judged_unproved(result: dict[str, Any], best: dict[str, Any] | None) -> tuple[Tone, str]:
     if best is None:
-        return Tone.PLAIN, "No formal guarantee, and no lower bound was measured"
+        return Tone.PLAIN, "No formal guarantee, and no lower bound was measured on the run itself"
     if best["eps_lb"] <= 0:
         return Tone.PLAIN, (
             "No formal guarantee; the attacks certify no epsilon above 0, which proves no safety"
         )
     certified = f"epsilon is at least {at_least(best['eps_lb'])}"
     if result["verdict"]["grade"] == FOUND:
-        return Tone.BAD, f"No formal guarantee, and a leak is certified: {certified}"
+        return (
+            Tone.BAD,
+            f"No formal guarantee, and a leak was found; the largest bound says {certified}",
+        )
     return Tone.MILD, (
         f"No formal guarantee; one attack's bound says {certified}, which chance may do when many "
         "are tried"

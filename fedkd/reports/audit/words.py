@@ -43,12 +43,14 @@ GLOSSARY = (
     ("insertions", "How often a canary was planted. Text that stands in the data many times leaks "
      "more."),
     ("exposure", "How far up a canary's true secret ranks among all possible ones, in bits; one "
-     "more bit is twice as far up. Without any leak the mean is about 1.44 bits (the floor); the "
-     "cap is reached when the secret ranks first."),
+     "more bit is twice as far up. Without any leak the mean is the floor: 1.44 bits among many "
+     "secrets, less among few. The cap is reached when the secret ranks first."),
     ("p", "The chance of a result like this, or a stronger one, if nothing leaked."),
     ("KL", "How far a guessed label distribution is from the true one, in nats; 0 is a perfect "
      "guess. The prior guesses without the channel."),
-    ("interval", "The range that holds the true value in 95 of 100 audits of this kind."),
+    ("interval", "The range that holds the true value in about 95 of 100 audits of this kind, if "
+     "scores are independent. That of a TPR is about the threshold that was found: how many false "
+     "alarms it truly raises is not in it."),
 )  # fmt: skip
 
 

@@ -176,3 +176,12 @@ def test_calibrated_noise_in_a_chain_supports_the_sentence_of_the_noise_alone():
     chained, alone = _said(*words, chain), _said(*GAUSSIAN)
     assert chained.level == 3
     assert (chained.sentence, chained.epsilon) == (alone.sentence, alone.epsilon)
+
+
+def test_a_secret_in_many_examples_is_no_record_and_the_claim_says_so():
+    planted = "canaries={insertions: [1, 16], per_level: 2, holders: 2}"
+    note = "canaries: one secret is in up to 32 examples; the sentence is about each example"
+    said = _said(*DP, planted)
+    assert said.level == 2
+    assert [w for w in said.warnings if w.startswith(note)]
+    assert not [w for w in _said(*DP).warnings if w.startswith("canaries")]

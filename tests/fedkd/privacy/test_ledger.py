@@ -72,6 +72,18 @@ def test_a_line_cut_off_by_a_crash_never_counted_and_does_not_stop_the_next(tmp_
     assert [charge.round for charge in Ledger(path=path).charges] == [1, 2]
 
 
+def test_who_only_reads_leaves_a_line_that_is_being_written_alone(tmp_path):
+    """As when a run is explained that still goes on: the writer will finish its line."""
+    path = tmp_path / "ledger.jsonl"
+    Ledger(path=path).add([_charge(), _charge(round=2)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    assert [charge.round for charge in Ledger(path=path).charges] == [1]
+    with path.open("ab") as file:
+        file.write(whole[-20:])
+    assert [charge.round for charge in Ledger(path=path).charges] == [1, 2]
+
+
 def test_units_channels_and_clients_are_never_added_up():
     ledger = Ledger()
     ledger.add([_charge(), _charge(1), _charge(event=Uncounted(), kept=CLIENT)])

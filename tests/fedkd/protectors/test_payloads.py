@@ -119,6 +119,13 @@ def test_noise_never_makes_a_logit_the_server_would_refuse():
     assert float(found.scores.abs().max()) == LOGIT_LIMIT
 
 
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -3e38])
+@pytest.mark.parametrize("protector", [GaussianNoise(noise_multiplier=1.0), Swing()])
+def test_what_is_not_finite_or_nearly_so_does_not_get_past_the_noise(protector, odd):
+    logits = torch.tensor([[0.0, odd, 1.0], [odd, odd, odd], [3e38, odd, 3e38]])
+    assert bool(torch.isfinite(_protect(protector, logits, Space.LOGITS).scores).all())
+
+
 def test_noise_that_is_not_worked_out_is_refused_with_the_remedy():
     unknown = GaussianNoise()
     for use in (
