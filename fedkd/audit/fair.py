@@ -10,12 +10,22 @@ from fedkd.audit.attacks.base import Truth
 from fedkd.audit.attacks.matching import alike, matched
 from fedkd.audit.findings import Result, membership
 from fedkd.audit.scoring import Floats, pooled, some
+from fedkd.tasks import Task
 from fedkd.training.steps import Examples
 
 AT_RISK = "membership of records"
 MATCHED = "Members and non-members have the same share of every class."
+UNMATCHED = (
+    "Sequences have no classes: members are compared with all test text, which may differ from "
+    "theirs in more than membership."
+)
 MOST = 2000
 """Members, and non-members, of one attack."""
+
+
+def compared(task: Task) -> str:
+    """Return in a sentence what members are compared with, for a note."""
+    return MATCHED if task.rows_per_input == 1 else UNMATCHED
 
 
 def suspects_of_all(truth: Truth, *, rng: np.random.Generator) -> tuple[Examples, Examples]:

@@ -13,7 +13,7 @@ import numpy as np
 from annotated_types import Ge
 
 from fedkd.audit.attacks.base import Attack, Bench, Truth, attacks
-from fedkd.audit.fair import MATCHED, judged, suspects_of_all
+from fedkd.audit.fair import compared, judged, suspects_of_all
 from fedkd.audit.findings import Result
 from fedkd.audit.scoring import Floats, example_logits, some
 from fedkd.audit.views import Adversary, Channel, View
@@ -58,5 +58,6 @@ class Lira(Attack):
         )
         scale = max(float(spread.std()), 1e-9) if len(spread) else 1.0
         members, others = ((s - c) / scale for s, c in zip(seen, centers, strict=True))
-        note = f"{MATCHED} {self.references} reference models saw {n // 2} public examples each."
+        note = f"{self.references} reference models saw {n // 2} public examples each."
+        note = f"{compared(bench.task)} {note}"
         return judged(members, others, note=note, rng=rng)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedkd.audit.attacks.base import Attack, Bench, Truth, attacks
-from fedkd.audit.fair import MATCHED, judged, suspects_of_all
+from fedkd.audit.fair import compared, judged, suspects_of_all
 from fedkd.audit.findings import Result
 from fedkd.audit.scoring import example_losses
 from fedkd.audit.views import Adversary, Channel, View
@@ -31,4 +31,4 @@ class LossThresholdStudent(Attack):
         student = bench.load(view.student())
         ins, outs = suspects_of_all(truth, rng=rng)
         members, others = (-example_losses(student, part, task=bench.task) for part in (ins, outs))
-        return judged(members, others, note=MATCHED, rng=rng)
+        return judged(members, others, note=compared(bench.task), rng=rng)

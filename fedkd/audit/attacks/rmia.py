@@ -15,7 +15,7 @@ from annotated_types import Gt, Interval
 from torch import nn
 
 from fedkd.audit.attacks.base import Attack, Bench, Truth, attacks
-from fedkd.audit.fair import MATCHED, judged, suspects_of_all
+from fedkd.audit.fair import compared, judged, suspects_of_all
 from fedkd.audit.findings import Result
 from fedkd.audit.scoring import Floats, example_losses, some
 from fedkd.audit.views import Adversary, Channel, View
@@ -80,5 +80,6 @@ class Rmia(Attack):
         members, others = (
             np.searchsorted(ranked, ratios(side, models)) / len(ranked) for side in sides
         )
-        note = f"{MATCHED} {self.references} reference models, {len(ranked)} public examples."
+        note = f"{self.references} reference models, {len(ranked)} public examples."
+        note = f"{compared(bench.task)} {note}"
         return judged(members, others, note=note, rng=rng)

@@ -111,7 +111,7 @@ def _judged_unproved(result: dict[str, Any], best: dict[str, Any] | None) -> tup
     if result["verdict"]["grade"] == FOUND:
         return (
             Tone.BAD,
-            f"No formal guarantee, and a leak was found; the largest bound says {certified}",
+            f"No formal guarantee, and a leak is certified: {certified}",
         )
     return Tone.MILD, (
         f"No formal guarantee; one attack's bound says {certified}, which chance may do when many "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,8 +12,12 @@ from fedkd.audit.difference import changes, worsened
 from fedkd.audit.exposure import Exposures
 from fedkd.audit.findings import Figure, Result, extraction, membership
 from fedkd.audit.gates import Gate, gate
+from fedkd.audit.guesses import Guesses
+from fedkd.audit.one_run import one_run_bound
 from fedkd.audit.plain import channel_row
+from fedkd.audit.suspects import unit_of
 from fedkd.audit.verdict import LEAK, NO_LEAK, UNKNOWN, holm, leak_tests, verdict
+from fedkd.canaries.base import Canary
 from fedkd.errors import ConfigError
 
 UTILITY = dict.fromkeys(
@@ -48,6 +54,22 @@ def report(*rows, reduction=None):
     }
 
 
+def test_a_bound_says_what_it_rests_on():
+    assert "scores are independent" in suspects(0)["eps_rule"]
+    assert "drawn uniformly" in canaries(0)["eps_rule"]
+
+
+def test_a_secret_of_several_holders_is_not_one_holders():
+    one = Canary(number=0, seed=0, secret=3, insertions=4, holders=(1,))
+    two = replace(one, holders=(1, 2))
+    assert "one holder's" in unit_of([one])
+    assert "all of its 2 holders" in unit_of([two])
+    ranks = Exposures(ranks=np.ones(5, dtype=np.int64), n_candidates=10)
+    found = extraction(ranks, np.full(5, 4), rng=np.random.default_rng(0))
+    result = Result(at_risk="canary secrets", extraction=found, bound_unit=unit_of([two]))
+    assert row(result, "canary_student")["eps_unit"] == unit_of([two])
+
+
 class TestVerdict:
     def test_a_leak_is_named_with_its_channel_and_figure(self):
         said = verdict([suspects(0), canaries(0.5)])
@@ -81,6 +103,11 @@ class TestVerdict:
             rows.append(row(Result(at_risk="labels", figures=(figure,)), "canary_uploads"))
             alarms += verdict(rows)["grade"] == LEAK
         assert alarms <= 17  # 5 % of 200 is 10; 97.5 % of such experiments see 16 at most
+
+    def test_a_bound_above_zero_is_better_than_chance(self):
+        guesses = Guesses(n_canaries=40, made=40, correct=30)
+        said = verdict([row(Result(at_risk="uploads", bound=one_run_bound(guesses)))])
+        assert said["grade"] == LEAK
 
     def test_holm_is_bonferroni_for_the_smallest_and_never_falls(self):
         assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
@@ -128,6 +155,10 @@ class TestConditions:
         assert "loss_threshold_student on student" in found[0]
         assert gate("auc>0.6").failures(report(suspects(0))) == []
 
+    def test_what_does_not_count_in_the_verdict_does_not_count_here(self):
+        replayed = suspects(2, name="canary_clients")
+        assert gate("auc>0.6").failures(report(suspects(0), replayed)) == []
+
     def test_the_reduction_is_compared(self):
         assert gate("exposure_reduction<0.8").failures(report(reduction=0.9)) == []
         assert gate("exposure_reduction<0.8").failures(report(reduction=0.7))
@@ -151,6 +182,15 @@ class TestDifference:
         by_figure = {r["figure"]: r for r in found}
         assert by_figure["eps_lb"]["p"] is None
         assert by_figure["auc"]["change"] == pytest.approx(bad[0]["auc"] - good[0]["auc"])
+
+    def test_a_tpr_at_another_threshold_is_no_change_for_the_worse(self):
+        def few_outs(seed):
+            rng = np.random.default_rng(seed)
+            found = membership(rng.normal(size=1000), rng.normal(size=100), rng=rng)
+            return row(Result(at_risk="membership", membership=found))
+
+        pairs = [([few_outs(s)], [few_outs(1000 + s)]) for s in range(40)]
+        assert sum(bool(worsened(changes(*pair))) for pair in pairs) <= 4
 
     def test_equal_audits_differ_in_nothing(self):
         rows = [suspects(0.5), canaries(0.5)]

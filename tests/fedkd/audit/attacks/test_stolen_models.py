@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedkd.audit.attacks.base import Attack
-from fedkd.audit.attacks.paired_logits_inversion import PairedLogitsInversion
+from fedkd.audit.attacks.paired_logits_inversion import PairedLogitsInversion, fair_means
 from fedkd.audit.attacks.surrogate_agreement import SurrogateAgreement, all_uploads
 from fedkd.audit.attacks.surrogates import share_of
 from fedkd.audit.findings import Result
@@ -64,6 +64,21 @@ def test_pictures_name_the_class_and_masked_uploads_do_not(skewed):
     masked, *_ = _run(PICTURE, skewed.masked()).figures
     assert masked.value < 0.35
     assert masked.p > 0.05
+
+
+def test_a_mean_of_more_examples_is_no_likeness():
+    rng = np.random.default_rng(0)
+    own, public = (
+        Examples(
+            inputs=torch.from_numpy(rng.integers(256, size=(n, 1, 8, 8), dtype=np.uint8)),
+            labels=torch.zeros(n, dtype=torch.int64),
+        )
+        for n in (400, 8)
+    )
+    pair = fair_means(own, public, 0, rng=rng)
+    assert pair is not None
+    assert pair[0].std() == pytest.approx(pair[1].std(), rel=0.3)
+    assert fair_means(own, public, 1, rng=rng) is None
 
 
 @both
