@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -50,15 +51,22 @@ def print_audit(found: dict[str, Any], paths: dict[str, Path]) -> None:
     console, verdict = Console(), found["verdict"]
     console.print(f"[bold]{verdict['grade']}[/bold]: {escape(verdict['sentence'])}")
     console.print(f"formal claim: {escape(found['claim']['sentence'])}")
-    table = Table()
+    table = Table(
+        box=SIMPLE,
+        caption="TPR at 1 % false alarms; epsilon certified, of the most that could be; exposure "
+        "at the most insertions",
+        caption_justify="left",
+    )
     for column in ("attack", "channel"):
-        table.add_column(column, no_wrap=True)
-    for column in ("AUC", "TPR at 1 %", "epsilon", "at most", "exposure"):
-        table.add_column(column, justify="right")
+        table.add_column(column)
+    for column in ("AUC", "TPR", "epsilon", "bits"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in found["channels"]:
         if row["status"] == "ran":
-            figures = ("auc", "tpr_at_fpr_01", "eps_lb", "eps_ceiling", "exposure_mean")
-            table.add_row(row["attack"], row["channel"], *(_figure(row[key]) for key in figures))
+            auc, tpr, bits = (_short(row[k]) for k in ("auc", "tpr_at_fpr_01", "exposure_mean"))
+            bound = f"{_short(row['eps_lb'])} of {_short(row['eps_ceiling'])}"
+            bound = "-" if row["eps_lb"] is None else bound
+            table.add_row(row["attack"], row["channel"], auc, tpr, bound, bits)
     console.print(table)
     for row in found["channels"]:
         if row["status"] != "ran":
@@ -89,6 +97,10 @@ def print_changes(rows: Sequence[dict[str, Any]], worse: Sequence[dict[str, Any]
         mark = "worse" if row in worse else ""
         table.add_row(row["attack"], row["channel"], row["figure"], *cells, mark)
     Console().print(table)
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _figure(value: float | None) -> str:
