@@ -4,17 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 FULL_DATA := $(CURDIR)/.data/usr/share/datasets
 
-.PHONY: demo test test-slow full-data chromium check docs bench format clean
+.PHONY: demo test test-slow test-browser full-data chromium check docs bench format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fedkd simulate scenario=noniid_strong
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not browser"
 
 test-slow: $(VENV)/.installed-slow
 	-$(MAKE) full-data
-	-$(MAKE) chromium
 	FEDKD_DATA=$(FULL_DATA) $(BIN)/python -m pytest -m slow
 
 # Full FashionMNIST from Debian's package, without root; elsewhere see `fedkd data check`.
@@ -22,6 +21,9 @@ full-data: $(FULL_DATA)/fashion-mnist
 $(FULL_DATA)/fashion-mnist:
 	mkdir -p .data
 	cd .data && apt-get download dataset-fashion-mnist && dpkg-deb -x dataset-fashion-mnist_*.deb .
+
+test-browser: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m browser
 
 # A browser to look at reports with: Debian's package, which takes root; elsewhere install one.
 chromium:

@@ -13,7 +13,7 @@ LEAST_TEXT = 7.0
 """Pixels high: smaller words in pictures cannot be read."""
 
 
-@pytest.mark.slow
+@pytest.mark.browser
 @pytest.mark.parametrize("name", ["full", "minimal", "hostile"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_fits_the_screen(tmp_path, name, width):

@@ -43,7 +43,7 @@ def _long(tmp_path: Path) -> Path:
     return folder.path
 
 
-@pytest.mark.slow
+@pytest.mark.browser
 @pytest.mark.parametrize(("name", "pictures"), [("whole", 5), ("local", 2), ("long", 2)])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_run_report_fits_the_screen(tmp_path, simulated, name, pictures, width):
