@@ -11,17 +11,8 @@ from typer.testing import CliRunner
 from fedkd.audit.auditor import audit
 from fedkd.cli import app
 from fedkd.errors import ConfigError
+from tests.fedkd.audit.attacks.audited import LEAKY
 
-LEAKY = (
-    "method=fedmd",
-    "rounds=4",
-    "canaries={insertions: [32], per_level: 20, in_proxy: true}",
-    "training={learning_rate: 0.005, local_epochs: 2}",
-    "proxy.fraction=0.3",
-    "server_model=mlp",
-    "transcript=all",
-    "measure_every=10",
-)
 PROTECTED = (*LEAKY, "protector={name: gaussian, clip_norm: 5, noise_multiplier: 1}")
 FEW = "canary_student,canary_uploads,loss_threshold_student"
 runner = CliRunner()

@@ -5,22 +5,21 @@ Paper of the full set: https://arxiv.org/abs/1708.07747.
 
 from __future__ import annotations
 
-import hashlib
 import io
 from dataclasses import dataclass
-from importlib import resources
 from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge
 
 from fedkd.data.datasets.base import Arrays, DataSet, Presence, counts_of, datasets, presence
+from fedkd.data.shipped import verified
 from fedkd.data.subset import limited
-from fedkd.errors import ConfigError
 
 FILE = "fashion_mini.npz"
 SHA256 = "7caf948f2c1b261dd5c3739f56b4b2deb8f1f69f08f3f1e3202626ff7da0fe66"
 """Of the file that ``scripts/build_fashion_mini.py`` wrote."""
+SCRIPT = "scripts/build_fashion_mini.py"
 
 
 @datasets.register("fashion_mini")
@@ -36,7 +35,9 @@ class FashionMini(DataSet):
 
     def load(self) -> Arrays:
         """Read the package's own file."""
-        with np.load(io.BytesIO(_verified()), allow_pickle=False) as stored:
+        with np.load(
+            io.BytesIO(verified(FILE, sha256=SHA256, script=SCRIPT)), allow_pickle=False
+        ) as stored:
             arrays = Arrays(
                 train_inputs=stored["x_train"],
                 train_labels=stored["y_train"].astype(np.int64),
@@ -49,14 +50,3 @@ class FashionMini(DataSet):
     def check(self) -> Presence:
         """Count rows and verify the checksum."""
         return presence(lambda: f"{counts_of(self.load())}; sha256 {SHA256} verified")
-
-
-def _verified() -> bytes:
-    content = resources.files("fedkd.data").joinpath(FILE).read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != SHA256:
-        raise ConfigError(
-            f"fedkd/data/{FILE} is damaged: sha256 {found}, expected {SHA256}; "
-            "install fedkd again, or run scripts/build_fashion_mini.py"
-        )
-    return content

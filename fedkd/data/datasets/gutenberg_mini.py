@@ -5,10 +5,8 @@ All are in the public domain; cut from the texts of Project Gutenberg without it
 
 from __future__ import annotations
 
-import hashlib
 import io
 from dataclasses import dataclass
-from importlib import resources
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -16,12 +14,13 @@ from annotated_types import Ge
 
 from fedkd.data.characters import codes, windowed
 from fedkd.data.datasets.base import Arrays, DataSet, Presence, counts_of, datasets, presence
+from fedkd.data.shipped import verified
 from fedkd.data.subset import limited
-from fedkd.errors import ConfigError
 
 FILE = "gutenberg_mini.npz"
 SHA256 = "477b788ea767486c0c8a63b59757a449e37adad46d7bfdd96fc9adbed30bfdcd"
 """Of the file that ``scripts/build_gutenberg_mini.py`` wrote."""
+SCRIPT = "scripts/build_gutenberg_mini.py"
 TEST_FRACTION = 0.1
 
 
@@ -45,7 +44,9 @@ class GutenbergMini(DataSet):
 
     def load(self) -> Arrays:
         """Read the package's own file."""
-        with np.load(io.BytesIO(_verified()), allow_pickle=False) as stored:
+        with np.load(
+            io.BytesIO(verified(FILE, sha256=SHA256, script=SCRIPT)), allow_pickle=False
+        ) as stored:
             texts = [
                 (str(author), codes(characters.tobytes().decode("ascii")))
                 for author, characters in zip(stored["authors"], stored["texts"], strict=True)
@@ -56,14 +57,3 @@ class GutenbergMini(DataSet):
     def check(self) -> Presence:
         """Count rows and verify the checksum."""
         return presence(lambda: f"{counts_of(self.load())}; sha256 {SHA256} verified")
-
-
-def _verified() -> bytes:
-    content = resources.files("fedkd.data").joinpath(FILE).read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != SHA256:
-        raise ConfigError(
-            f"fedkd/data/{FILE} is damaged: sha256 {found}, expected {SHA256}; "
-            "install fedkd again, or run scripts/build_gutenberg_mini.py"
-        )
-    return content
