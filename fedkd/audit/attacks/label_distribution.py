@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fedkd.audit.attacks.base import Attack, Bench, Truth, attacks
 from fedkd.audit.attacks.surrogates import (
     better_p,
+    cannot_compare,
     degenerate,
     divergence,
     drawn_seed,
@@ -30,7 +31,6 @@ from fedkd.audit.attacks.surrogates import (
 )
 from fedkd.audit.findings import Figure, LabelGuess, Result
 from fedkd.audit.views import Adversary, Channel, View
-from fedkd.methods.base import MessageKind
 from fedkd.training.steps import Examples, predict
 from fedkd.types import Knowledge, ProxySet
 
@@ -64,11 +64,7 @@ class LabelDistribution(Attack):
 
     def applies(self, bench: Bench, truth: Truth) -> str:
         """Refuse methods without uploads of knowledge, and fewer than two clients."""
-        if bench.scenario.method.message is not MessageKind.KNOWLEDGE:
-            return "the method exchanges no knowledge"
-        if len(truth.label_counts) < 2:
-            return "one client: there is no other to tell it from"
-        return ""
+        return cannot_compare(bench, truth)
 
     def run(self, view: View, bench: Bench, truth: Truth, *, rng: np.random.Generator) -> Result:
         """Guess from every client's newest upload."""

@@ -18,10 +18,9 @@ from scipy.stats import rankdata
 
 from fedkd.audit.attacks.base import Attack, Bench, Truth, attacks
 from fedkd.audit.attacks.label_distribution import mean_divergence, scored_guesses, too_few
-from fedkd.audit.attacks.surrogates import drawn_seed
+from fedkd.audit.attacks.surrogates import cannot_compare, drawn_seed
 from fedkd.audit.findings import Figure, LabelGuess, Result
 from fedkd.audit.views import Adversary, Channel, View
-from fedkd.methods.base import MessageKind
 from fedkd.training.steps import predict
 from fedkd.types import ProxySet
 
@@ -65,11 +64,7 @@ class SideChannels(Attack):
 
     def applies(self, bench: Bench, truth: Truth) -> str:
         """Refuse methods without uploads of knowledge, and fewer than two clients."""
-        if bench.scenario.method.message is not MessageKind.KNOWLEDGE:
-            return "the method exchanges no knowledge"
-        if len(truth.label_counts) < 2:
-            return "one client: there is no other to tell it from"
-        return ""
+        return cannot_compare(bench, truth)
 
     def run(self, view: View, bench: Bench, truth: Truth, *, rng: np.random.Generator) -> Result:
         """Look at every client's newest upload from outside."""

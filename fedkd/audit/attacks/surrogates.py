@@ -12,11 +12,11 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from fedkd.aggregators.mean import Mean
-from fedkd.audit.attacks.base import Bench
+from fedkd.audit.attacks.base import Bench, Truth
 from fedkd.audit.findings import Figure
 from fedkd.audit.intervals import share_interval
 from fedkd.audit.views import View
-from fedkd.methods.base import CoDistillation
+from fedkd.methods.base import CoDistillation, MessageKind
 from fedkd.protectors.base import dense
 from fedkd.scenario import Scenario
 from fedkd.training.steps import Lesson, lesson_on
@@ -171,3 +171,12 @@ def share_of(hits: NDArray[np.bool_], chance: NDArray[np.bool_], name: str) -> F
         interval=(interval.low, interval.high),
         p=float(p),
     )
+
+
+def cannot_compare(bench: Bench, truth: Truth) -> str:
+    """Return why clients cannot be told apart by their uploads, or an empty text."""
+    if bench.scenario.method.message is not MessageKind.KNOWLEDGE:
+        return "the method exchanges no knowledge"
+    if len(truth.label_counts) < 2:
+        return "one client: there is no other to tell it from"
+    return ""
