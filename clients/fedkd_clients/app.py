@@ -97,6 +97,8 @@ def build_app(fleet_for: Callable[[Context], Fleet]) -> ClientApp:
             logger.exception("client %d failed in %s", client, action.value)
             failed = Error(code=ErrorCode.RAISED, reason=type(error).__name__)
             return Message(failed, reply_to=message)
+        if reply.error:
+            return Message(Error(code=ErrorCode.RAISED, reason=reply.error), reply_to=message)
         return Message(reply_records(reply), reply_to=message)
 
     for register, name in (

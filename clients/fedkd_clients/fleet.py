@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -20,11 +21,13 @@ from fedkd.scenario import Scenario
 from fedkd.training.steps import Examples
 from fedkd.transport.messages import Action, Reply, Request
 from fedkd.types import Consensus, Knowledge, ProxySet, Upload
-from fedkd_clients.learner import SerialLearner
+from fedkd_clients.learner import FleetLearner
 from fedkd_clients.masking import Masking, MaskingError
 from fedkd_clients.private_data import contribution
 from fedkd_clients.spending import Spending
 from fedkd_clients.store import ClientStore
+
+logger = logging.getLogger("fedkd.client")
 
 
 class Fleet:
@@ -50,64 +53,82 @@ class Fleet:
     ) -> None:
         self._scenario, self._device, self._simulated = scenario, device, simulated
         self._spending = Spending(scenario, ledgers)
-        self._learner = SerialLearner(scenario, store, device=device)
+        self._learner = FleetLearner(scenario, store, device=device)
         self._proxy_inputs: dict[int, torch.Tensor] = {}
 
     def handle(self, requests: Sequence[Request]) -> list[Reply]:
         """Answer requests of one action and one round, in their order.
 
-        Raises:
-            Exception: whatever a client's data or model raises; the app turns it into a code.
+        What one client's data or model raises is that client's error reply, and is logged here;
+        the others are answered.
         """
-        answer: dict[Action, Callable[[Sequence[Request]], list[Reply]]] = {
+        answer: dict[Action, Callable[[Request], Reply]] = {
             Action.HELLO: self._hello,
             Action.CONTRIBUTE: self._contribute,
-            Action.ROUND: self._round,
             Action.KEYS: self._keys,
             Action.COUNTS: self._counts,
             Action.SCORES: self._scores,
             Action.MEASURE: self._measure,
         }
         self._learner.round = requests[0].round
-        return answer[requests[0].action](requests)
+        if requests[0].action is Action.ROUND:
+            return self._round(requests)
+        return [self._guarded(answer[requests[0].action], request) for request in requests]
 
-    def _hello(self, requests: Sequence[Request]) -> list[Reply]:
-        return [Reply(client=request.client) for request in requests]
+    def _guarded(self, answer: Callable[[Request], Reply], request: Request) -> Reply:
+        try:
+            return answer(request)
+        except Exception as error:
+            logger.exception("client %d failed in %s", request.client, request.action.value)
+            return Reply(client=request.client, error=type(error).__name__)
 
-    def _contribute(self, requests: Sequence[Request]) -> list[Reply]:
+    def _hello(self, request: Request) -> Reply:
+        return Reply(client=request.client)
+
+    def _contribute(self, request: Request) -> Reply:
         given = given_in_clear(self._scenario)
         if not given:
             raise PermissionError("this scenario shares no private example in clear")
-        for request in requests:
-            self._spending.charge(request.client, given, round=request.round)
-        return [
-            Reply(
-                client=request.client,
-                contribution=contribution(self._learner.private(request.client)),
-            )
-            for request in requests
-        ]
+        self._spending.charge(request.client, given, round=request.round)
+        examples = contribution(self._learner.private(request.client))
+        return Reply(client=request.client, contribution=examples)
 
     def _round(self, requests: Sequence[Request]) -> list[Reply]:
-        for request in requests:
+        """Prepare each client, train those that could be in batches, let each one answer."""
+        charged: dict[int, list[Release]] = {}
+
+        def prepare(request: Request) -> Reply:
             if request.proxy is not None:
                 self._receive_proxy(request.client, request.proxy)
             if self._sums:
                 self._begin(request)
-        clients, incoming = [request.client for request in requests], requests[0].incoming
-        for client in clients:
-            self._learner.take_events(client)  # of a round that failed; it stays charged
-        charged = [self._charge(request) for request in requests]
-        uploads = self._scenario.method.client_round(self._learner, clients, incoming)
-        for client, planned in zip(clients, charged, strict=True):
-            self._spending.verify(client, self._learner.take_events(client), planned)
-        replies = [
-            self._answer(request, self._leaving(request, upload))
-            for request, upload in zip(requests, uploads, strict=True)
-        ]
-        for client in clients:
-            self._learner.keep(client)
-        return replies
+            self._learner.take_events(request.client)  # of a round that failed; it stays charged
+            self._learner.take_failure(request.client)
+            charged[request.client] = self._charge(request)
+            return Reply(client=request.client)
+
+        replies = {request.client: self._guarded(prepare, request) for request in requests}
+        ready = [request.client for request in requests if not replies[request.client].error]
+        uploads: dict[int, Upload | None] = {}
+        if ready:
+            method, incoming = self._scenario.method, requests[0].incoming
+            uploads = dict(
+                zip(ready, method.client_round(self._learner, ready, incoming), strict=True)
+            )
+
+        def finish(request: Request) -> Reply:
+            client = request.client
+            failure = self._learner.take_failure(client)
+            if failure is not None:  # logged where it was raised
+                return Reply(client=client, error=type(failure).__name__)
+            self._spending.verify(client, self._learner.take_events(client), charged[client])
+            reply = self._answer(request, self._leaving(request, uploads[client]))
+            return self._kept(reply)
+
+        for request in requests:
+            if request.client in uploads:
+                replies[request.client] = self._guarded(finish, request)
+        return list(replies.values())
 
     def _charge(self, request: Request) -> list[Release]:
         """Write the round down in the client's own ledger, before anything private is touched.
@@ -137,27 +158,18 @@ class Fleet:
         masking.hold(upload, n_rows=n_rows, n_classes=self._learner.task.n_classes)
         return Reply(client=request.client, masked=masking.counts(n_rows=n_rows))
 
-    def _keys(self, requests: Sequence[Request]) -> list[Reply]:
-        return [
-            self._kept(Reply(client=request.client, key=self._masking(request).public_key()))
-            for request in requests
-        ]
+    def _keys(self, request: Request) -> Reply:
+        return self._kept(Reply(client=request.client, key=self._masking(request).public_key()))
 
-    def _counts(self, requests: Sequence[Request]) -> list[Reply]:
-        replies: list[Reply] = []
-        for request in requests:
-            self._begin(request)
-            words = self._masking(request).counts(n_rows=self._n_rows(request))
-            replies.append(self._kept(Reply(client=request.client, masked=words)))
-        return replies
+    def _counts(self, request: Request) -> Reply:
+        self._begin(request)
+        words = self._masking(request).counts(n_rows=self._n_rows(request))
+        return self._kept(Reply(client=request.client, masked=words))
 
-    def _scores(self, requests: Sequence[Request]) -> list[Reply]:
-        replies: list[Reply] = []
-        for request in requests:
-            masking, n_rows = self._masking(request), self._n_rows(request)
-            words = masking.scores(request.roll, round=request.round, n_rows=n_rows)
-            replies.append(self._kept(Reply(client=request.client, masked=words)))
-        return replies
+    def _scores(self, request: Request) -> Reply:
+        masking, n_rows = self._masking(request), self._n_rows(request)
+        words = masking.scores(request.roll, round=request.round, n_rows=n_rows)
+        return self._kept(Reply(client=request.client, masked=words))
 
     def _begin(self, request: Request) -> None:
         masking, client = self._masking(request), request.client
@@ -212,7 +224,7 @@ class Fleet:
         state.proxy = replace(proxy, inputs=inputs, rows_per_input=per_input)
         state.weights = None
 
-    def _measure(self, requests: Sequence[Request]) -> list[Reply]:
+    def _measure(self, request: Request) -> Reply:
         """Measure client models, in part on private examples, beside ledger and transcript.
 
         Raises:
@@ -223,19 +235,16 @@ class Fleet:
                 "query.measure: a server asked how good the client's model is, which is computed "
                 "from private examples and in no ledger; only a simulation answers"
             )
-        replies: list[Reply] = []
-        for request in requests:
-            client, learner = request.client, self._learner
-            metrics = learner.figures(client, self._test)
-            local = learner.figures(client, learner.private(client).local_test)
-            metrics |= {f"{name}_local": value for name, value in local.items()}
-            if request.closing:
-                twin = learner.copies([client])
-                self._scenario.method.absorb(twin, [client], request.incoming)
-                distilled = twin.figures(client, self._test)
-                metrics |= {f"{name}_distilled": value for name, value in distilled.items()}
-            replies.append(Reply(client=client, metrics=metrics))
-        return replies
+        client, learner = request.client, self._learner
+        metrics = learner.figures(client, self._test)
+        local = learner.figures(client, learner.private(client).local_test)
+        metrics |= {f"{name}_local": value for name, value in local.items()}
+        if request.closing:
+            twin = learner.copies([client])
+            self._scenario.method.absorb(twin, [client], request.incoming)
+            distilled = twin.figures(client, self._test)
+            metrics |= {f"{name}_distilled": value for name, value in distilled.items()}
+        return Reply(client=client, metrics=metrics)
 
     @cached_property
     def _test(self) -> Examples:

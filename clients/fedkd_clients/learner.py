@@ -1,13 +1,14 @@
-"""The reference learner: it trains and queries clients one after the other."""
+"""Trains and queries any number of clients, in the blocks that the executors' table says."""
 
 from __future__ import annotations
 
-import copy
+import logging
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import lru_cache
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedkd.data.federation import load, true_labels
 from fedkd.distillers.base import Distiller
@@ -20,36 +21,43 @@ from fedkd.rng import borrowed, noise_stream, torch_stream
 from fedkd.scenario import Scenario
 from fedkd.scorers.density import closeness
 from fedkd.tasks import Task
-from fedkd.training.steps import (
-    Examples,
-    Lesson,
-    Student,
-    distil_pass,
-    figures,
-    lesson_on,
-    make_optimizer,
-    predict_rows,
-    train_round,
-)
+from fedkd.training.executors.base import Executor
+from fedkd.training.executors.choice import EXECUTORS, Choice, choose
+from fedkd.training.packing import Packing
+from fedkd.training.steps import Examples, Job, Lesson, Student, figures, lesson_on, predict_rows
 from fedkd.types import Consensus, ProxySet, Update
 from fedkd_clients.private_data import PrivateData, private_data
 from fedkd_clients.store import ClientState, ClientStore, MemoryStore
 
+logger = logging.getLogger("fedkd.client")
 
-class SerialLearner:
-    """Implements ``fedkd.methods.base.Learner`` with plain modules and optimisers."""
+HELD = 2048
+"""Clients whose private examples stay in memory; those of others are read again when needed."""
+
+
+class FleetLearner:
+    """Implements ``fedkd.methods.base.Learner`` over rows of numbers, one a client.
+
+    A client that raises is left as it was and takes no further part in the round; the others go
+    on (:meth:`take_failure`).
+    """
 
     def __init__(self, scenario: Scenario, store: ClientStore, *, device: torch.device) -> None:
         arrays = load(scenario.data)
         self._scenario, self._store, self._device = scenario, store, device
         self._input_shape = arrays.input_shape
         self._architectures = scenario.client_models()
+        self._packings: dict[str, Packing] = {}
+        self._choices: dict[str, Choice] = {}
+        self._desks: dict[str, nn.Module] = {}
         self._live: dict[int, ClientState] = {}
         self._spaces: dict[tuple[Features, int], tuple[Transform, Tensor]] = {}
         self._spent: dict[int, list[Event]] = {}
+        self._failures: dict[int, Exception] = {}
+        self._taught: tuple[Consensus, Distiller, Tensor, Lesson] | None = None
         self.task: Task = arrays.task
 
-        @cache
+        @lru_cache(maxsize=HELD)
         def private(client: int) -> PrivateData:
             return private_data(scenario, client, device=device)
 
@@ -59,59 +67,94 @@ class SerialLearner:
     def state(self, client: int) -> ClientState:
         """Return what the client carries, made from its initialization stream at first."""
         if client not in self._live:
-            self._live[client] = self._store.get(client, lambda: self._fresh(client))
+            packing = self.packing(client)
+            row = self._store.row(client, width=packing.width, device=self._device)
+            state = ClientState(row=row)
+            if not self._store.get(client, state):
+                packing.write(row, self._fresh(client))
+            self._live[client] = state
         return self._live[client]
 
     def keep(self, client: int) -> None:
         """Store the client's state."""
         self._store.put(client, self.state(client))
 
-    def copies(self, clients: Sequence[int]) -> SerialLearner:
+    def packing(self, client: int) -> Packing:
+        """Return how the client's row is laid out."""
+        name = self._architectures[client]
+        if name not in self._packings:
+            self._packings[name] = Packing(self._fresh(client), self._scenario.training)
+        return self._packings[name]
+
+    def choice(self, client: int) -> Choice:
+        """Return how clients of this one's architecture are run."""
+        name = self._architectures[client]
+        if name not in self._choices:
+            self._choices[name] = choose(
+                self.packing(client).template,
+                device=self._device,
+                pinned=self._scenario.runtime.executor,
+            )
+        return self._choices[name]
+
+    def student(self, client: int) -> Student:
+        """Return a module and an optimiser over the client's row, for code that wants those."""
+        return self.packing(client).student(self.state(client).row)
+
+    def take_failure(self, client: int) -> Exception | None:
+        """Return what the client raised since the last call, or None."""
+        return self._failures.pop(client, None)
+
+    def copies(self, clients: Sequence[int]) -> FleetLearner:
         """Return a learner over copies of these clients' models, to be thrown away."""
-        twin = SerialLearner(self._scenario, MemoryStore(), device=self._device)
+        twin = FleetLearner(self._scenario, MemoryStore(), device=self._device)
         twin.private, twin.round = self.private, self.round
         for client in clients:
             original = self.state(client)
-            twin._live[client] = ClientState(
-                student=self._copied(original.student), proxy=original.proxy
-            )
+            twin._live[client] = ClientState(row=original.row.clone(), proxy=original.proxy)
         return twin
 
     def fit(
         self, clients: Sequence[int], teacher: Consensus | None, distiller: Distiller | None
     ) -> None:
         """Train each client for one round; through DP-SGD where the scenario says so."""
-        train = self._train_privately if self._scenario.privacy.dp_sgd else self._train
-        for client in clients:
-            with borrowed(self._stream("module", client)):
-                train(client, self._lesson(client, teacher, distiller))
+        if self._scenario.privacy.dp_sgd:
+            for client in clients:
+                self._guarded(client, lambda c: self._train_privately(c, teacher, distiller))
+            return
+
+        def job(client: int) -> Job:
+            lesson = self._lesson(client, teacher, distiller)
+            return self._job(client, self.private(client).train, lesson, "training")
+
+        self._carry_out(clients, job)
 
     def distill(self, clients: Sequence[int], teacher: Consensus, distiller: Distiller) -> None:
         """Take one pass over the teacher."""
-        for client in clients:
+
+        def job(client: int) -> Job:
             lesson = self._lesson(client, teacher, distiller)
-            if lesson is None or len(lesson) == 0:
-                continue
-            rng = self._stream("distillation", client)
-            with borrowed(self._stream("module", client)):
-                student = self.state(client).student
-                distil_pass(student, lesson, recipe=self._scenario.training, rng=rng)
+            train = self.private(client).train
+            nothing = Examples(inputs=train.inputs[:0], labels=train.labels[:0])
+            return self._job(client, nothing, lesson, "distillation")
+
+        self._carry_out(clients, job)
 
     def weigh(self, clients: Sequence[int], filter: Filter) -> list[Tensor]:
-        """Fit the filter once for each proxy version and return its weights."""
-        return [self._weights(client, filter) for client in clients]
+        """Fit the filter once for each proxy version; return its weights of this round's rows."""
+        found: list[Tensor] = []
+        for client in clients:
+            weights = self._guarded(client, lambda c: self._weights(c, filter))
+            found.append(torch.zeros(0) if weights is None else self._asked(client, weights))
+        return found
 
     def predict(self, clients: Sequence[int], rows: Sequence[Tensor]) -> list[Tensor]:
         """Predict the given proxy rows only."""
-        return [
-            predict_rows(
-                self.state(client).student.module,
-                self._proxy(client).inputs,
-                some,
-                rows_per_input=self.task.rows_per_input,
-            )
-            for client, some in zip(clients, rows, strict=True)
-        ]
+        nothing, found = torch.zeros(0, self.task.n_classes), list[Tensor]()
+        for client, some in zip(clients, rows, strict=True):
+            logits = self._guarded(client, lambda c, some=some: self._logits(c, some))
+            found.append(nothing if logits is None else logits)
+        return found
 
     def take_events(self, client: int) -> list[Event]:
         """Return what the client's private examples were really used for since the last call."""
@@ -125,10 +168,7 @@ class SerialLearner:
         private = self._scenario.privacy.dp_sgd
         return [
             Update(
-                arrays={
-                    name: value.detach().clone()
-                    for name, value in self.state(client).student.module.state_dict().items()
-                },
+                arrays=self._arrays(client),
                 weight=1.0 if private else float(len(self.private(client).train)),
             )
             for client in clients
@@ -137,7 +177,9 @@ class SerialLearner:
     def load_parameters(self, clients: Sequence[int], update: Update) -> None:
         """Overwrite the parameters; the optimisers keep their state."""
         for client in clients:
-            self.state(client).student.module.load_state_dict(update.arrays)
+            module = self._desk(client)
+            module.load_state_dict(update.arrays)
+            self.packing(client).keep_buffers(self.state(client).row, module)
 
     def closeness(self, client: int) -> Tensor:
         """Return how close each proxy row lies to the client's examples, float32 ``[proxy]``.
@@ -149,19 +191,83 @@ class SerialLearner:
 
     def figures(self, client: int, examples: Examples) -> dict[str, float]:
         """Return the metrics of the client's model on ``examples``; empty for none."""
-        return figures(self.state(client).student.module, examples, task=self.task)
+        batch = self.choice(client).prediction_batch
+        return figures(self._desk(client), examples, task=self.task, batch=batch)
 
-    def _train(self, client: int, lesson: Lesson | None) -> None:
-        train_round(
-            self.state(client).student,
-            self.private(client).train,
-            lesson,
+    def _guarded(self, client: int, do: Callable[[int], Result]) -> Result | None:
+        """Do something for one client; what it raises is kept, and ends the client's round."""
+        if client in self._failures:
+            return None
+        try:
+            return do(client)
+        except Exception as error:
+            logger.exception("client %d failed in round %d", client, self.round)
+            self._failures[client] = error
+            return None
+
+    def _job(self, client: int, private: Examples, lesson: Lesson | None, purpose: str) -> Job:
+        return Job(
+            private=private,
+            lesson=lesson,
             recipe=self._scenario.training,
             task=self.task,
-            rng=self._stream("training", client),
+            order=self._stream(purpose, client),
+            module=self._stream("module", client),
         )
 
-    def _train_privately(self, client: int, lesson: Lesson | None) -> None:
+    def _carry_out(self, clients: Sequence[int], make: Callable[[int], Job]) -> None:
+        """Train in blocks of one architecture; a block that fails is tried client by client."""
+        made = {client: self._guarded(client, make) for client in clients}
+        jobs = {client: job for client, job in made.items() if job is not None}
+        for block in self._blocks(list(jobs)):
+            executor = EXECUTORS[self.choice(block[0]).executor]
+            try:
+                self._train(block, [jobs[client] for client in block], executor)
+            except Exception:
+                for client in block:
+                    self._guarded(client, lambda c: self._train([c], [make(c)], _SERIAL))
+
+    def _blocks(self, clients: Sequence[int]) -> list[list[int]]:
+        groups: dict[str, list[int]] = {}
+        for client in clients:
+            groups.setdefault(self._architectures[client], []).append(client)
+        blocks: list[list[int]] = []
+        for members in groups.values():
+            size = self.choice(members[0]).block
+            blocks += [members[n : n + size] for n in range(0, len(members), size)]
+        return blocks
+
+    def _train(self, block: Sequence[int], jobs: Sequence[Job], executor: Executor) -> None:
+        """Train copies of the rows, so that what fails leaves the clients as they were."""
+        rows = torch.stack([self.state(client).row for client in block])
+        executor.train(rows, jobs, packing=self.packing(block[0]))
+        for client, row in zip(block, rows, strict=True):
+            self.state(client).row.copy_(row)
+
+    def _desk(self, client: int) -> nn.Module:
+        """Return the one module of the client's architecture, with the client's parameters."""
+        name, packing = self._architectures[client], self.packing(client)
+        if name not in self._desks:
+            self._desks[name] = packing.module(self.state(client).row)
+        packing.attach(self._desks[name], self.state(client).row)
+        return self._desks[name]
+
+    def _logits(self, client: int, rows: Tensor) -> Tensor:
+        return predict_rows(
+            self._desk(client),
+            self._proxy(client).inputs,
+            rows,
+            rows_per_input=self.task.rows_per_input,
+            batch=self.choice(client).prediction_batch,
+        )
+
+    def _arrays(self, client: int) -> dict[str, Tensor]:
+        module = self._desk(client)
+        return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    def _train_privately(
+        self, client: int, teacher: Consensus | None, distiller: Distiller | None
+    ) -> None:
         from fedkd_clients.dp_training import Streams, dp_train_round  # seconds to import
 
         streams = Streams(
@@ -170,17 +276,22 @@ class SerialLearner:
             module=self._secret("dp-module", client),
             order=self._stream("training", client),
         )
-        event = dp_train_round(
-            self.state(client).student,
-            self.private(client).train,
-            lesson,
-            scenario=self._scenario,
-            task=self.task,
-            streams=streams,
-        )
+        packing, row = self.packing(client), self.state(client).row.clone()
+        student = packing.student(row)
+        with borrowed(self._stream("module", client)):
+            event = dp_train_round(
+                student,
+                self.private(client).train,
+                self._lesson(client, teacher, distiller),
+                scenario=self._scenario,
+                task=self.task,
+                streams=streams,
+            )
+        packing.count(row, student)
+        self.state(client).row.copy_(row)
         self._spent.setdefault(client, []).append(event)
 
-    def _fresh(self, client: int) -> ClientState:
+    def _fresh(self, client: int) -> nn.Module:
         seed = self._scenario.initialization_seed()
         module = initialized(
             models.get(self._architectures[client])(),
@@ -188,16 +299,7 @@ class SerialLearner:
             self.task.n_classes,
             rng=torch_stream(seed, "initialisation", client=client),
         )
-        return ClientState(student=self._student(module))
-
-    def _student(self, module: torch.nn.Module) -> Student:
-        module = module.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return Student(module=module, optimizer=make_optimizer(module, self._scenario.training))
-
-    def _copied(self, original: Student) -> Student:
-        student = self._student(copy.deepcopy(original.module))
-        student.optimizer.load_state_dict(copy.deepcopy(original.optimizer.state_dict()))
-        return student
+        return module.to(self._device)
 
     def _stream(self, purpose: str, client: int) -> torch.Generator:
         seed = self._scenario.training_seed()
@@ -218,12 +320,14 @@ class SerialLearner:
     ) -> Lesson | None:
         if teacher is None or distiller is None:
             return None
-        return lesson_on(
-            teacher,
-            self._proxy(client).inputs,
-            distiller=distiller,
-            rows_per_input=self.task.rows_per_input,
-        )
+        inputs, taught = self._proxy(client).inputs, self._taught
+        wanted = (teacher, distiller, inputs)
+        if taught is None or any(a is not b for a, b in zip(taught[:3], wanted, strict=True)):
+            lesson = lesson_on(
+                teacher, inputs, distiller=distiller, rows_per_input=self.task.rows_per_input
+            )
+            taught = self._taught = (teacher, distiller, inputs, lesson)
+        return taught[3]
 
     def _weights(self, client: int, filter: Filter) -> Tensor:
         state = self.state(client)
@@ -237,6 +341,14 @@ class SerialLearner:
             if event != Nothing():
                 self._spent.setdefault(client, []).append(event)
         return state.weights
+
+    def _asked(self, client: int, weights: Tensor) -> Tensor:
+        """Return the weights of the rows that this round asks about; the others are zero."""
+        proxy = self._proxy(client)
+        asked = self._scenario.asked(len(proxy), round=self.round)
+        if asked is None:
+            return weights
+        return weights * asked.to(weights.device).repeat_interleave(proxy.rows_per_input)
 
     def _view(self, client: int, filter: Filter) -> ClientView:
         data, proxy = self.private(client), self._proxy(client)
@@ -268,3 +380,7 @@ class SerialLearner:
             transform = space.fit(proxy.inputs)
             self._spaces[key] = (transform, transform(proxy.inputs))
         return self._spaces[key]
+
+
+Result = TypeVar("Result")
+_SERIAL = EXECUTORS["serial"]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fedkd.training.steps import Student
 from fedkd.types import SCHEMA, ProxySet, ProxySource
 from fedkd_clients.masking import Masking
 
@@ -23,13 +22,13 @@ class ClientState:
     """All that one client carries from round to round.
 
     Attributes:
-        student: its model and optimiser.
+        row: float32 ``[width]``, its model and optimiser (``training.packing``).
         proxy: the proxy set it was sent, or None before that.
         weights: its filter's weights for that proxy set, once fitted.
         masking: its keys and held upload, where the server sees masked sums only.
     """
 
-    student: Student
+    row: Tensor
     proxy: ProxySet | None = None
     weights: Tensor | None = None
     masking: Masking = field(default_factory=Masking)
@@ -38,8 +37,12 @@ class ClientState:
 class ClientStore(Protocol):
     """Keeps client states by client id."""
 
-    def get(self, client: int, fresh: Callable[[], ClientState]) -> ClientState:
-        """Return the stored state, or the one that ``fresh`` makes when there is none."""
+    def row(self, client: int, *, width: int, device: torch.device) -> Tensor:
+        """Return memory for the client's row, which :meth:`get` or the caller fills."""
+        ...
+
+    def get(self, client: int, state: ClientState) -> bool:
+        """Fill a state whose row has its memory; False when nothing is stored."""
         ...
 
     def put(self, client: int, state: ClientState) -> None:
@@ -50,9 +53,13 @@ class ClientStore(Protocol):
 class MemoryStore:
     """Writes nothing: the learner's live objects are all there is, and they end with it."""
 
-    def get(self, client: int, fresh: Callable[[], ClientState]) -> ClientState:
-        """Make a new state."""
-        return fresh()
+    def row(self, client: int, *, width: int, device: torch.device) -> Tensor:
+        """Take memory of this process."""
+        return torch.zeros(width, device=device)
+
+    def get(self, client: int, state: ClientState) -> bool:
+        """Know nothing."""
+        return False
 
     def put(self, client: int, state: ClientState) -> None:
         """Leave the state where it lives."""
@@ -65,24 +72,32 @@ class FileStore:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
 
-    def get(self, client: int, fresh: Callable[[], ClientState]) -> ClientState:
-        """Read the state back; ValueError when a newer fedkd wrote it."""
-        state = fresh()
+    def row(self, client: int, *, width: int, device: torch.device) -> Tensor:
+        """Take memory of this process."""
+        return torch.zeros(width, device=device)
+
+    def get(self, client: int, state: ClientState) -> bool:
+        """Read the state back; ValueError when a newer fedkd wrote it, or another model."""
         path = self._path(client)
         if not path.exists():
-            return state
+            return False
         tensors, facts = _read(path)
-        _restore_student(state.student, tensors)
+        if tensors["row"].shape != state.row.shape:
+            raise ValueError(
+                f"{path.name} holds {len(tensors['row'])} numbers, and this model with its "
+                f"optimiser {len(state.row)}; the scenario has changed, use another folder"
+            )
+        state.row.copy_(tensors["row"])
         state.weights = tensors.get("weights")
         state.masking = Masking.from_tensors(tensors)
         version = facts["proxy_version"]
         if version is not None:
             state.proxy = self._proxy(client, version)
-        return state
+        return True
 
     def put(self, client: int, state: ClientState) -> None:
         """Write the state, and the proxy set if this version is not on disk yet."""
-        tensors = _student_tensors(state.student) | state.masking.tensors()
+        tensors = {"row": state.row} | state.masking.tensors()
         if state.weights is not None:
             tensors["weights"] = state.weights
         version = None
@@ -117,27 +132,6 @@ class FileStore:
             version=version,
             rows_per_input=facts["rows_per_input"],
         )
-
-
-def _student_tensors(student: Student) -> dict[str, Tensor]:
-    tensors = {f"model.{name}": value for name, value in student.module.state_dict().items()}
-    for index, slots in student.optimizer.state_dict()["state"].items():
-        for name, value in slots.items():
-            if value is not None:
-                tensors[f"optimizer.{index}.{name}"] = value
-    return tensors
-
-
-def _restore_student(student: Student, tensors: dict[str, Tensor]) -> None:
-    model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-    student.module.load_state_dict(model)
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = value
-    groups = student.optimizer.state_dict()["param_groups"]
-    student.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 
 
 class Order(StrEnum):
@@ -34,7 +34,8 @@ class Training:
         local_epochs: passes over the private data a round. Interleaved training runs on, cycling
             through the private data, until the consensus has been seen once.
         batch_size: rows of a private batch and of a proxy batch.
-        optimizer: ``adam``, or ``sgd`` with momentum 0.9; its state stays with the client.
+        optimizer: ``adam`` or ``sgd``; its state stays with the client.
+        momentum: of ``sgd``.
         learning_rate: step size.
         ce_weight: weight of the private loss beside the distillation loss, once there is one.
     """
@@ -44,4 +45,5 @@ class Training:
     batch_size: Annotated[int, Ge(1)] = 64
     optimizer: OptimizerName = OptimizerName.ADAM
     learning_rate: Annotated[float, Gt(0)] = 1e-3
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
     ce_weight: Annotated[float, Ge(0)] = 0.5

@@ -93,12 +93,18 @@ def lesson_on(
     )
 
 
-def as_model_input(inputs: Tensor) -> Tensor:
-    """Scale uint8 images to [0, 1] in the layout convolutions run fastest in; widen tokens."""
+def scaled(inputs: Tensor) -> Tensor:
+    """Return what a model reads: uint8 images as [0, 1], tokens as int64, the rest as it is."""
     if inputs.dtype == torch.int16:
         return inputs.long()
     if inputs.dtype == torch.uint8:
-        inputs = inputs.float() / 255
+        return inputs.float().div_(255)
+    return inputs
+
+
+def as_model_input(inputs: Tensor) -> Tensor:
+    """Scale uint8 images to [0, 1] in the layout convolutions run fastest in; widen tokens."""
+    inputs = scaled(inputs)
     if inputs.dim() == 4:
         return inputs.contiguous(memory_format=torch.channels_last)
     return inputs
@@ -107,7 +113,9 @@ def as_model_input(inputs: Tensor) -> Tensor:
 def make_optimizer(module: nn.Module, recipe: Training) -> torch.optim.Optimizer:
     """Return the optimiser a client keeps across rounds."""
     if recipe.optimizer is OptimizerName.SGD:
-        return torch.optim.SGD(module.parameters(), lr=recipe.learning_rate, momentum=0.9)
+        return torch.optim.SGD(
+            module.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum
+        )
     return torch.optim.Adam(module.parameters(), lr=recipe.learning_rate)
 
 
@@ -141,25 +149,67 @@ def train_round(
         task: gives the loss on private labels.
         rng: orders the batches.
     """
+    job = Job(private=private, lesson=lesson, recipe=recipe, task=task, order=rng)
     student.module.train()
-    if lesson is None or len(lesson) == 0:
-        _private_epochs(student, private, recipe=recipe, task=task, rng=rng)
-    elif recipe.order is Order.SEQUENTIAL:
-        distil_pass(student, lesson, recipe=recipe, rng=rng)
-        _private_epochs(student, private, recipe=recipe, task=task, rng=rng)
-    elif len(private) == 0:
-        distil_pass(student, lesson, recipe=recipe, rng=rng)
-    else:
-        _interleaved(student, private, lesson, recipe=recipe, task=task, rng=rng)
+    for step in job.schedule():
+        take_step(student, job.loss(student.module, step))
 
 
-def _private_epochs(
-    student: Student, private: Examples, *, recipe: Training, task: Task, rng: torch.Generator
-) -> None:
-    for _ in range(recipe.local_epochs if len(private) else 0):
-        for batch in batches(len(private), recipe.batch_size, rng=rng):
-            loss = _private_loss(student.module, private, batch, task=task)
-            _step(student, loss)
+Step = tuple[Tensor | None, Tensor | None]
+"""Positions of a private batch and of a batch of the lesson; at most one of them is absent."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Job:
+    """One client's training of one round, whoever carries it out.
+
+    Attributes:
+        private: may be empty; then only the lesson is learnt.
+        lesson: None or an empty lesson means private training alone.
+        recipe: order, epochs, batch size, weights.
+        task: gives the loss on private labels.
+        order: orders the batches.
+        module: what the model itself draws (dropout); None leaves torch's global stream alone.
+    """
+
+    private: Examples
+    lesson: Lesson | None
+    recipe: Training
+    task: Task
+    order: torch.Generator
+    module: torch.Generator | None = None
+
+    def schedule(self) -> Iterator[Step]:
+        """Yield what each step reads, in the order that ``order`` gives."""
+        recipe, size = self.recipe, self.recipe.batch_size
+        n_private = len(self.private)
+        n_lesson = 0 if self.lesson is None else len(self.lesson)
+        if n_private and n_lesson and recipe.order is Order.INTERLEAVED:
+            n_steps = max(recipe.local_epochs * -(-n_private // size), -(-n_lesson // size))
+            own = epochs(n_private, size, rng=self.order)
+            shared = epochs(n_lesson, size, rng=self.order)
+            for _ in range(n_steps):
+                yield next(own), next(shared)
+            return
+        for batch in batches(n_lesson, size, rng=self.order) if n_lesson else []:
+            yield None, batch
+        for _ in range(recipe.local_epochs if n_private else 0):
+            for batch in batches(n_private, size, rng=self.order):
+                yield batch, None
+
+    def loss(self, module: nn.Module, step: Step) -> Tensor:
+        """Return the loss of one step, ``[]``."""
+        own, shared = step
+        if self.lesson is None or shared is None:
+            if own is None:
+                raise ValueError("a step reads neither private examples nor a lesson")
+            return private_loss(module, self.private, own, task=self.task)
+        loss = lesson_loss(module, self.lesson, shared)
+        if own is None:
+            return loss
+        return (
+            self.recipe.ce_weight * private_loss(module, self.private, own, task=self.task) + loss
+        )
 
 
 def distil_pass(
@@ -168,29 +218,11 @@ def distil_pass(
     """Take one pass over the lesson, without any private example; ``student`` changes in place."""
     student.module.train()
     for batch in batches(len(lesson), recipe.batch_size, rng=rng):
-        _step(student, lesson_loss(student.module, lesson, batch))
+        take_step(student, lesson_loss(student.module, lesson, batch))
 
 
-def _interleaved(
-    student: Student,
-    private: Examples,
-    lesson: Lesson,
-    *,
-    recipe: Training,
-    task: Task,
-    rng: torch.Generator,
-) -> None:
-    size = recipe.batch_size
-    private_steps = recipe.local_epochs * -(-len(private) // size)
-    n_steps = max(private_steps, -(-len(lesson) // size))
-    mine, shared = epochs(len(private), size, rng=rng), epochs(len(lesson), size, rng=rng)
-    for _ in range(n_steps):
-        own_loss = _private_loss(student.module, private, next(mine), task=task)
-        loss = recipe.ce_weight * own_loss + lesson_loss(student.module, lesson, next(shared))
-        _step(student, loss)
-
-
-def _private_loss(module: nn.Module, private: Examples, batch: Tensor, *, task: Task) -> Tensor:
+def private_loss(module: nn.Module, private: Examples, batch: Tensor, *, task: Task) -> Tensor:
+    """Return the mean loss of the private examples at ``batch``, ``[]``."""
     batch = batch.to(private.inputs.device)
     logits = as_rows(module(as_model_input(private.inputs[batch])))
     return task.loss(logits, private.labels[batch].flatten()).mean()
@@ -200,45 +232,63 @@ def lesson_loss(module: nn.Module, lesson: Lesson, batch: Tensor) -> Tensor:
     """Return the mean distillation loss of the lesson's inputs at ``batch``, ``[]``."""
     batch = batch.to(lesson.inputs.device)
     logits = as_rows(module(as_model_input(lesson.inputs[batch])))
-    scores = as_rows(lesson.scores[batch])
-    if lesson.row_temperatures is None:
-        losses = lesson.distiller.loss(logits, scores)
-    else:
-        temperatures = lesson.row_temperatures[batch].flatten()
-        losses = lesson.distiller.loss_at(logits, scores, temperatures)
+    losses = lesson_losses(logits, lesson, batch)
     if lesson.known is None:
         return losses.mean()
     known = lesson.known[batch].flatten()
     return (losses * known).sum() / known.sum()
 
 
-def _step(student: Student, loss: Tensor) -> None:
+def lesson_losses(logits: Tensor, lesson: Lesson, batch: Tensor) -> Tensor:
+    """Return the distillation loss of each row of the lesson's inputs at ``batch``, ``[rows]``.
+
+    ``logits`` are theirs, ``[rows, classes]``; rows that the teacher is silent about count too.
+    """
+    scores = as_rows(lesson.scores[batch])
+    if lesson.row_temperatures is None:
+        return lesson.distiller.loss(logits, scores)
+    return lesson.distiller.loss_at(logits, scores, lesson.row_temperatures[batch].flatten())
+
+
+def take_step(student: Student, loss: Tensor) -> None:
+    """Take one optimiser step down a loss."""
     student.optimizer.zero_grad()
     loss.backward()
     student.optimizer.step()
 
 
 @torch.no_grad()
-def predict(module: nn.Module, inputs: Tensor) -> Tensor:
-    """Return the logits of ``inputs``, ``[n, *positions, classes]``, in evaluation mode."""
+def predict(module: nn.Module, inputs: Tensor, *, batch: int = PREDICTION_BATCH) -> Tensor:
+    """Return the logits of ``inputs``, ``[n, *positions, classes]``, in evaluation mode.
+
+    ``batch`` inputs are taken at a time; an empty ``inputs`` gives an empty answer.
+    """
     module.eval()
-    return torch.cat(
-        [module(as_model_input(part)) for part in inputs.split(PREDICTION_BATCH)] or [inputs[:0]]
-    )
+    return torch.cat([module(as_model_input(part)) for part in inputs.split(batch)] or [inputs[:0]])
 
 
-def predict_rows(module: nn.Module, inputs: Tensor, rows: Tensor, *, rows_per_input: int) -> Tensor:
+def predict_rows(
+    module: nn.Module,
+    inputs: Tensor,
+    rows: Tensor,
+    *,
+    rows_per_input: int,
+    batch: int = PREDICTION_BATCH,
+) -> Tensor:
     """Return the logits of some rows, ``[len(rows), classes]``; other inputs are not asked."""
     if rows_per_input == 1:
-        return predict(module, inputs[rows])
+        return predict(module, inputs[rows], batch=batch)
     asked, place = torch.unique(rows // rows_per_input, return_inverse=True)
-    logits = predict(module, inputs[asked])
+    logits = predict(module, inputs[asked], batch=batch)
     return as_rows(logits)[place * rows_per_input + rows % rows_per_input]
 
 
 @torch.no_grad()
-def figures(module: nn.Module, examples: Examples, *, task: Task) -> dict[str, float]:
+def figures(
+    module: nn.Module, examples: Examples, *, task: Task, batch: int = PREDICTION_BATCH
+) -> dict[str, float]:
     """Return the task's metrics of the module on ``examples``; empty when there are none."""
     if len(examples) == 0:
         return {}
-    return task.figures(as_rows(predict(module, examples.inputs)), examples.labels.flatten())
+    logits = predict(module, examples.inputs, batch=batch)
+    return task.figures(as_rows(logits), examples.labels.flatten())

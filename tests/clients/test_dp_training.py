@@ -15,7 +15,7 @@ import fedkd_clients.dp_training as dp_training
 import pytest
 import torch
 from fedkd_clients.dp_training import PrivateGradients, Streams, check_layers, dp_train_round
-from fedkd_clients.learner import SerialLearner
+from fedkd_clients.learner import FleetLearner
 from fedkd_clients.store import FileStore, MemoryStore
 from torch import Tensor, nn
 
@@ -427,7 +427,7 @@ def test_a_buffer_of_ones_own_is_refused_and_shipped_models_are_not():
 # The learner.
 
 
-def _learner(tiny, *overrides: str, store=None) -> SerialLearner:
+def _learner(tiny, *overrides: str, store=None) -> FleetLearner:
     scenario = tiny(
         "method=fedmd",
         "proxy={name: external, size: 40}",
@@ -435,7 +435,7 @@ def _learner(tiny, *overrides: str, store=None) -> SerialLearner:
         "privacy.noise_multiplier=1.0",
         *overrides,
     )
-    learner = SerialLearner(scenario, store or MemoryStore(), device=CPU)
+    learner = FleetLearner(scenario, store or MemoryStore(), device=CPU)
     learner.round = 1
     proxy = ProxySet(
         inputs=_examples(40).inputs, ids=torch.arange(40), owner=None, source=ProxySource.EXTERNAL
@@ -467,7 +467,7 @@ def test_the_learner_tells_each_round_once_and_it_is_what_was_planned(tiny, nois
 
 
 def test_plain_training_tells_nothing_of_dp_sgd(tiny):
-    learner = SerialLearner(tiny(), MemoryStore(), device=CPU)
+    learner = FleetLearner(tiny(), MemoryStore(), device=CPU)
     learner.fit([0], None, None)
     assert learner.take_events(0) == []
 
@@ -497,9 +497,9 @@ def test_noise_repeats_with_its_seed_alone_and_never_when_it_is_secret(tiny):
     def trained(seed, client: int = 0, n: int = 1) -> Tensor:
         learner = _learner(tiny, f"seeds.noise={seed}")
         learner.round = n
-        before = _flat(learner.state(client).student.module)
+        before = _flat(learner.student(client).module)
         learner.fit([client], None, None)
-        return _flat(learner.state(client).student.module) - before
+        return _flat(learner.student(client).module) - before
 
     assert torch.equal(trained(3), trained(3))
     for other in (trained(4), trained(3, client=1), trained(3, n=2), trained("secret")):
@@ -514,6 +514,6 @@ def test_the_optimiser_goes_on_where_it_was_also_after_a_restart(tiny, tmp_path)
         learner.round = n
         learner.fit([0], TEACHER, KL())
         learner.keep(0)
-        (slot, *_) = learner.state(0).student.optimizer.state_dict()["state"].values()
+        (slot, *_) = learner.student(0).optimizer.state_dict()["state"].values()
         steps.append(int(slot["step"]))
     assert steps == [10, 20, 30]

@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 from fedkd_clients.fleet import Fleet
-from fedkd_clients.learner import SerialLearner
+from fedkd_clients.learner import FleetLearner
 from fedkd_clients.store import MemoryStore
 
 from fedkd.distillers.kl import KL
@@ -18,8 +18,8 @@ from fedkd.types import Consensus, ProxySet, ProxySource, Space
 CPU = torch.device("cpu")
 
 
-def _learner(scenario) -> SerialLearner:
-    learner = SerialLearner(scenario, MemoryStore(), device=CPU)
+def _learner(scenario) -> FleetLearner:
+    learner = FleetLearner(scenario, MemoryStore(), device=CPU)
     learner.round = 1
     rng = torch.Generator().manual_seed(0)
     proxy = ProxySet(
@@ -44,8 +44,8 @@ def _teacher() -> Consensus:
     )
 
 
-def _everything(learner: SerialLearner, client: int):
-    student = learner.state(client).student
+def _everything(learner: FleetLearner, client: int):
+    student = learner.student(client)
     return copy.deepcopy((student.module.state_dict(), student.optimizer.state_dict()["state"]))
 
 
@@ -125,7 +125,7 @@ def test_a_client_the_cohort_skips_is_untouched(play, tiny):
     def note(result) -> None:
         states = {}
         for client in range(3):
-            student = fleet._learner.state(client).student
+            student = fleet._learner.student(client)
             states[client] = copy.deepcopy(student.module.state_dict())
         history.append((result.cohort, states))
 

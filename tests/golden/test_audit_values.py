@@ -6,6 +6,7 @@ The tables were computed beforehand at confidence 95 %; one digit after the poin
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ from fedkd.audit.guesses import Guesses
 from fedkd.audit.intervals import lower_limit, share_interval, upper_limit
 from fedkd.audit.kary import kary_epsilon, success_rate
 from fedkd.audit.one_run import one_run_bound, one_run_p
-from fedkd.audit.roc import auc, roc, tpr_at_fpr
+from fedkd.audit.roc import EXACT_PAIRS, auc, chance_p, roc, tpr_at_fpr
 
 PRINTED = 0.051
 """Half of the printed digit."""
@@ -292,6 +293,29 @@ def test_delong_is_its_definition():
     reach = stats.norm.ppf(0.975) * math.sqrt(variance)
     assert found.interval.low == pytest.approx(wins.mean() - reach)
     assert found.interval.high == pytest.approx(wins.mean() + reach)
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (2, 9), (9, 2), (12, 30), (50, 50), (60, 60)])
+def test_the_p_of_an_auc_is_scipys(n, m):
+    ins, outs = _scores(5, decimals=12)
+    members, nonmembers = ins[:n], outs[:m]
+    method = "exact" if n * m <= EXACT_PAIRS else "asymptotic"
+    theirs = stats.mannwhitneyu(members, nonmembers, alternative="greater", method=method)
+    assert chance_p(members, nonmembers) == pytest.approx(theirs.pvalue, rel=1e-9)
+    assert auc(members, nonmembers).p == chance_p(members, nonmembers)
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 3), (3, 3), (4, 6), (6, 3)])
+@pytest.mark.parametrize("levels", [2, 4])
+def test_the_p_of_an_auc_with_ties_is_the_enumerated_one(n, m, levels):
+    for seed in range(10):
+        scores = np.random.default_rng(seed).integers(0, levels, n + m).astype(float)
+        values = []
+        for picked in combinations(range(n + m), n):
+            rest = np.delete(scores, picked)
+            values.append((np.sign(scores[list(picked)][:, None] - rest) / 2 + 0.5).mean())
+        expected = (np.array(values) >= values[0] - 1e-12).mean()
+        assert chance_p(scores[:n], scores[n:]) == pytest.approx(expected, rel=1e-12)
 
 
 def test_limits_broadcast():

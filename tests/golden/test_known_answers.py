@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fedkd_clients.learner import SerialLearner
+from fedkd_clients.learner import FleetLearner
 from fedkd_clients.store import MemoryStore
 from fedkd_server.student import ServerStudent
 from flwr.common.serde import recorddict_to_proto
@@ -69,7 +69,7 @@ def _other_inputs(proxy: ProxySet, where: torch.Tensor) -> ProxySet:
 
 
 def _client_after(scenario, proxy: ProxySet, consensus: Consensus, *, closing: bool):
-    learner = SerialLearner(scenario, MemoryStore(), device=CPU)
+    learner = FleetLearner(scenario, MemoryStore(), device=CPU)
     learner.round = 1
     learner.state(0).proxy = proxy
     if closing:
@@ -119,7 +119,7 @@ def test_a_consensus_about_no_row_is_no_consensus(tiny):
     empty = _consensus(COVERED[:0])
     for order in ("interleaved", "sequential"):
         scenario = tiny(f"training.order={order}")
-        learner = SerialLearner(scenario, MemoryStore(), device=CPU)
+        learner = FleetLearner(scenario, MemoryStore(), device=CPU)
         learner.round = 1
         learner.fit([0], None, None)
         alone = learner.parameters([0])[0].arrays
@@ -305,6 +305,6 @@ def test_fedavg_weighs_clients_by_their_examples(play, tiny):
 
     scenario = tiny("method=fedavg", "rounds=1", "partition=dirichlet")
     play(scenario, grid=Listening)
-    learner = SerialLearner(scenario, MemoryStore(), device=CPU)
+    learner = FleetLearner(scenario, MemoryStore(), device=CPU)
     assert sent == {c: float(len(learner.private(c).train)) for c in range(3)}
     assert len(set(sent.values())) > 1

@@ -13,9 +13,15 @@ from fedkd.types import ProxySource
 
 
 class Proxy(ABC):
-    """Where the proxy set comes from: from the clients, or from rows that nobody owns."""
+    """Where the proxy set comes from: from the clients, or from rows that nobody owns.
+
+    Every source has the field ``rows_per_round``: how many inputs, drawn anew each round, clients
+    are asked about; None for all. Predicting on the proxy set and distilling from it is most of
+    what federated distillation computes.
+    """
 
     source: ClassVar[ProxySource]
+    rows_per_round: int | None
 
     @abstractmethod
     def set_aside(self, labels: Rows, *, rng: np.random.Generator) -> Rows:

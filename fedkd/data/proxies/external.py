@@ -26,6 +26,7 @@ class External(Proxy):
 
     source: ClassVar[ProxySource] = ProxySource.EXTERNAL
     size: Annotated[int, Ge(1)] = 1000
+    rows_per_round: Annotated[int, Ge(1)] | None = None
 
     def set_aside(self, labels: Rows, *, rng: np.random.Generator) -> Rows:
         """Draw the rows, ascending (their order must not tell their class)."""

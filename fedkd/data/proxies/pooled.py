@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
-from annotated_types import Gt, Le
+from annotated_types import Ge, Gt, Le
 
 from fedkd.data.partitioners.base import Rows
 from fedkd.data.proxies.base import Proxy, proxies
@@ -25,6 +25,7 @@ class Pooled(Proxy):
 
     source: ClassVar[ProxySource] = ProxySource.POOLED
     fraction: Annotated[float, Gt(0), Le(1)] = 0.2
+    rows_per_round: Annotated[int, Ge(1)] | None = None
 
     def set_aside(self, labels: Rows, *, rng: np.random.Generator) -> Rows:
         """Return no rows: clients get everything."""

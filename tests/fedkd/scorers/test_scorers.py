@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from fedkd_clients.learner import SerialLearner
+from fedkd_clients.learner import FleetLearner
 from fedkd_clients.store import MemoryStore
 
 from fedkd.data.characters import ALPHABET
@@ -156,7 +156,7 @@ def test_closeness_is_the_same_in_parts_and_needs_two_examples():
 
 def test_a_learner_finds_its_own_examples_close_and_others_less(tiny):
     scenario = tiny("partition=pathological")
-    learner = SerialLearner(scenario, MemoryStore(), device=torch.device("cpu"))
+    learner = FleetLearner(scenario, MemoryStore(), device=torch.device("cpu"))
     mine, other = learner.private(0).train.inputs[:40], learner.private(1).train.inputs[:40]
     inputs = torch.cat([mine, other])
     proxy = ProxySet(inputs=inputs, ids=torch.arange(80), owner=None, source=ProxySource.EXTERNAL)

@@ -1,0 +1,96 @@
+"""What an executor is: it trains clients of one architecture, whose rows lie in one matrix."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fedkd.rng import borrowed
+from fedkd.training.packing import Packing
+from fedkd.training.recipe import OptimizerName, Training
+from fedkd.training.steps import Job
+
+
+class Executor(ABC):
+    """One way to carry out jobs; all give what ``serial`` gives, within rounding.
+
+    Attributes:
+        name: what ``runtime.executor`` calls it.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def fits(self, module: nn.Module) -> bool:
+        """Return whether it can train this architecture."""
+
+    @abstractmethod
+    def train(self, rows: Tensor, jobs: Sequence[Job], *, packing: Packing) -> None:
+        """Train each client's row of ``rows``, float ``[clients, width]``, in place.
+
+        All jobs have the same recipe and task. Nothing is left behind but the rows.
+        """
+
+
+class borrowing:
+    """A job's own stream for what a module draws, where it has one."""
+
+    def __init__(self, job: Job) -> None:
+        self._held = None if job.module is None else borrowed(job.module)
+
+    def __enter__(self) -> None:
+        if self._held is not None:
+            self._held.__enter__()
+
+    def __exit__(self, *problem: object) -> None:
+        if self._held is not None:
+            self._held.__exit__(None, None, None)
+
+
+def draws(module: nn.Module) -> bool:
+    """Return whether the module draws random numbers as it trains."""
+    dropouts = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+    return any(
+        isinstance(layer, dropouts) or getattr(layer, "dropout", 0) not in (0, 0.0)
+        for layer in module.modules()
+    )
+
+
+def has_buffers(module: nn.Module) -> bool:
+    """Return whether the module carries more than parameters (running statistics)."""
+    return next(iter(module.buffers()), None) is not None
+
+
+@torch.no_grad()
+def update(rows: Tensor, gradients: Tensor, *, packing: Packing, recipe: Training) -> None:
+    """Take one optimiser step on whole rows, as ``torch.optim`` would on each.
+
+    Args:
+        rows: ``[clients, width]``, changed in place.
+        gradients: ``[clients, size]``; not needed any more afterwards.
+        packing: where things lie.
+        recipe: optimiser and step size.
+    """
+    values, moments, rate = packing.values(rows), packing.moments(rows), recipe.learning_rate
+    rows[..., -1] += 1
+    if recipe.optimizer is OptimizerName.SGD:
+        if moments:
+            gradients = moments[0].mul_(recipe.momentum).add_(gradients)
+        values.add_(gradients, alpha=-rate)
+        return
+    beta1, beta2, epsilon = _ADAM
+    mean, square = moments
+    mean.lerp_(gradients, 1 - beta1)
+    square.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
+    steps = rows[..., -1:].double()
+    shrunk = (1 - beta2**steps).sqrt().to(rows.dtype)
+    length = (rate / (1 - beta1**steps)).to(rows.dtype)
+    scale = square.sqrt().div_(shrunk).add_(epsilon)
+    values.sub_(torch.div(mean, scale, out=scale).mul_(length))
+
+
+_ADAM = (0.9, 0.999, 1e-8)

@@ -1,0 +1,83 @@
+"""Which executor trains which architecture, in blocks of how many clients: a measured table.
+
+Measured on two cores of a desktop processor (`bench/executors.py`): stacking pays for multilayer
+perceptrons and loses for convolutions; a forward pass is fastest in batches that fit the cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import nn
+
+from fedkd.errors import ConfigError
+from fedkd.training.executors.base import Executor
+from fedkd.training.executors.lean import Lean
+from fedkd.training.executors.serial import Serial
+from fedkd.training.executors.stacked import Stacked, TwoLayers
+
+EXECUTORS: dict[str, Executor] = {one.name: one for one in (Serial(), Lean(), Stacked())}
+
+
+class ExecutorName(StrEnum):
+    """How clients are trained; ``auto`` takes the table's choice."""
+
+    AUTO = "auto"
+    SERIAL = "serial"
+    LEAN = "lean"
+    STACKED = "stacked"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """How one architecture is run.
+
+    Attributes:
+        executor: by name.
+        block: clients trained together.
+        prediction_batch: inputs of one forward pass without gradients.
+    """
+
+    executor: str
+    block: int
+    prediction_batch: int
+
+
+def choose(
+    module: nn.Module, *, device: torch.device, pinned: ExecutorName = ExecutorName.AUTO
+) -> Choice:
+    """Return the table's row for an architecture; ConfigError when ``pinned`` cannot train it."""
+    size = sum(parameter.numel() for parameter in module.parameters())
+    found = _table(module, size, device)
+    if pinned is not ExecutorName.AUTO:
+        if not EXECUTORS[pinned.value].fits(module):
+            raise ConfigError(
+                f"runtime.executor: {pinned.value!r} cannot train this model (it draws random "
+                "numbers, is recurrent or keeps buffers); use auto or serial"
+            )
+        found = Choice(
+            executor=pinned.value, block=_block(size), prediction_batch=found.prediction_batch
+        )
+    return found
+
+
+def _table(module: nn.Module, size: int, device: torch.device) -> Choice:
+    convolves = any(isinstance(layer, nn.Conv2d) for layer in module.modules())
+    depth = sum(isinstance(layer, nn.Conv2d) for layer in module.modules())
+    batch = 1024 if not convolves else 128 if depth < _DEEP else 32
+    stacked = device.type == "cuda" or TwoLayers.fits(module)
+    if stacked and EXECUTORS["stacked"].fits(module):
+        return Choice(executor="stacked", block=_block(size), prediction_batch=batch)
+    if EXECUTORS["lean"].fits(module):
+        return Choice(executor="lean", block=1, prediction_batch=batch)
+    return Choice(executor="serial", block=1, prediction_batch=batch)
+
+
+def _block(size: int) -> int:
+    """Return how many clients' parameters stay in the cache, of ``size`` numbers each."""
+    return max(1, min(_MOST, _CACHED // max(1, size)))
+
+
+_DEEP, _MOST, _CACHED = 4, 128, 1_000_000

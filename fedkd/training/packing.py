@@ -1,0 +1,147 @@
+"""How all that a client trains lies in one row of numbers: parameters, then optimiser state.
+
+A row is what an engine can copy, stack and share between processes; a module whose parameters
+are views of a row trains it in place.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedkd.training.recipe import OptimizerName, Training
+from fedkd.training.steps import Student, make_optimizer
+
+_SLOTS = {OptimizerName.ADAM: ("exp_avg", "exp_avg_sq"), OptimizerName.SGD: ("momentum_buffer",)}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Part:
+    """Where one tensor of a module lies in a row."""
+
+    name: str
+    shape: torch.Size
+    start: int
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Return views ``[..., *shape]`` of ``[..., size]``; images' weights channels last.
+
+        With one input channel the strides of such a weight are ambiguous, and torch would take
+        its slow path; they are spelled out.
+        """
+        flat = rows[..., self.start : self.start + self.shape.numel()]
+        if len(self.shape) != 4:
+            return flat.view((*flat.shape[:-1], *self.shape))
+        _, inputs, height, width = self.shape
+        lead, steps = flat.shape[:-1], flat.stride()[:-1]
+        inner = (height * width * inputs, 1, width * inputs, inputs)
+        return flat.as_strided((*lead, *self.shape), (*steps, *inner))
+
+
+class Packing:
+    """The layout of one architecture's rows, made from one of its modules.
+
+    Attributes:
+        template: a module of the architecture, with whatever parameters; not to be changed.
+        parts: the parameters, in the module's order, each once.
+        buffers: what else the module keeps (running statistics), after the optimiser's state.
+        size: numbers of one copy of the parameters.
+        slots: names of the optimiser's state tensors, each as large as the parameters.
+        width: numbers of a whole row: parameters, slots, buffers, and at last how often the
+            optimiser stepped.
+    """
+
+    def __init__(self, module: nn.Module, recipe: Training) -> None:
+        self.template, self._recipe = copy.deepcopy(module), recipe
+        self.parts: list[Part] = []
+        start = 0
+        for name, parameter in module.named_parameters():
+            self.parts.append(Part(name=name, shape=parameter.shape, start=start))
+            start += parameter.numel()
+        self.size = start
+        plain = recipe.optimizer is OptimizerName.SGD and recipe.momentum == 0
+        self.slots = () if plain else _SLOTS[recipe.optimizer]
+        self.buffers: list[Part] = []
+        start = self.size * (1 + len(self.slots))
+        for name, buffer in module.named_buffers():
+            self.buffers.append(Part(name=name, shape=buffer.shape, start=start))
+            start += buffer.numel()
+        self.width = start + 1
+
+    def write(self, row: Tensor, module: nn.Module) -> None:
+        """Start a row: the module's parameters, an optimiser that has not stepped."""
+        row.zero_()
+        with torch.no_grad():
+            for part, parameter in zip(self.parts, module.parameters(), strict=True):
+                part.of(row).copy_(parameter)
+            self.keep_buffers(row, module)
+
+    def keep_buffers(self, row: Tensor, module: nn.Module) -> None:
+        """Copy a module's buffers into its row; its parameters are there already."""
+        for part, buffer in zip(self.buffers, module.buffers(), strict=True):
+            part.of(row).copy_(buffer)
+
+    def values(self, rows: Tensor) -> Tensor:
+        """Return the parameters of rows ``[..., width]``, a view ``[..., size]``."""
+        return rows[..., : self.size]
+
+    def moments(self, rows: Tensor) -> list[Tensor]:
+        """Return the optimiser's slots of rows, views ``[..., size]``."""
+        ends = [(1 + n) * self.size for n in range(len(self.slots))]
+        return [rows[..., end : end + self.size] for end in ends]
+
+    def named(self, row: Tensor) -> dict[str, Tensor]:
+        """Return the parameters and buffers of one row by name; views."""
+        return {part.name: part.of(row) for part in (*self.parts, *self.buffers)}
+
+    def module(self, row: Tensor) -> nn.Module:
+        """Return a new module whose parameters are views of ``row``."""
+        fresh = copy.deepcopy(self.template)
+        self.attach(fresh, row)
+        return fresh
+
+    def attach(self, module: nn.Module, row: Tensor) -> None:
+        """Make the parameters of a module of this architecture views of ``row``."""
+        for part, parameter in zip(self.parts, module.parameters(), strict=True):
+            parameter.data = part.of(row)
+        for part, buffer in zip(self.buffers, module.buffers(), strict=True):
+            buffer.copy_(part.of(row))
+
+    def student(self, row: Tensor) -> Student:
+        """Return a module and an optimiser that train ``row`` in place, all but its step count."""
+        module = self.module(row)
+        optimizer = make_optimizer(module, self._recipe)
+        self.rewind(optimizer, row)
+        return Student(module=module, optimizer=optimizer)
+
+    def rewind(self, optimizer: torch.optim.Optimizer, row: Tensor) -> None:
+        """Give an optimiser of :meth:`student` the state that ``row`` holds."""
+        steps = float(row[-1])
+        if steps == 0:
+            for moment in self.moments(row):
+                moment.zero_()
+        parameters = optimizer.param_groups[0]["params"]
+        for part, parameter in zip(self.parts, parameters, strict=True):
+            state = {
+                name: part.of(moment)
+                for name, moment in zip(self.slots, self.moments(row), strict=True)
+            }
+            if self._recipe.optimizer is OptimizerName.ADAM:
+                state["step"] = torch.tensor(steps)
+            optimizer.state[parameter] = state
+
+    def count(self, row: Tensor, student: Student) -> None:
+        """Write back how often a student of this row has stepped; serial training counts itself."""
+        parameters = student.optimizer.param_groups[0]["params"]
+        told = student.optimizer.state[parameters[0]].get("step")
+        row[-1] = row[-1] + 1 if told is None else told
+        self.keep_buffers(row, student.module)
+
+
+def padded(width: int, *, page: int = 1024) -> int:
+    """Return ``width`` rounded up to whole memory pages of ``page`` floats."""
+    return page * math.ceil(width / page)

@@ -1,0 +1,146 @@
+"""Every executor does what the serial reference does, for every shipped model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fedkd.distillers.kl import KL
+from fedkd.errors import ConfigError
+from fedkd.models.base import initialized, models
+from fedkd.tasks import Classification, NextToken
+from fedkd.training.executors.choice import EXECUTORS, ExecutorName, choose
+from fedkd.training.packing import Packing
+from fedkd.training.recipe import OptimizerName, Order, Training
+from fedkd.training.steps import Examples, Job, Lesson
+
+CPU = torch.device("cpu")
+SIZES = [23, 40, 0, 9]
+"""Examples of each client: unequal numbers of steps, and one client with none."""
+RECIPES = [
+    Training(batch_size=16, local_epochs=2),
+    Training(batch_size=16, optimizer=OptimizerName.SGD, learning_rate=0.05),
+    Training(batch_size=16, optimizer=OptimizerName.SGD, momentum=0.0, order=Order.SEQUENTIAL),
+]
+
+
+def _module(name: str, client: int) -> nn.Module:
+    model, shape = models.get(name)(), (12,) if models.get(name).tokens else (1, 12, 12)
+    n_classes = 7 if model.tokens else 5
+    rng = torch.Generator().manual_seed(client)
+    return initialized(model, shape, n_classes, rng=rng).double()
+
+
+def _inputs(name: str, n: int, rng: torch.Generator) -> torch.Tensor:
+    if models.get(name).tokens:
+        return torch.randint(0, 7, (n, 12), generator=rng, dtype=torch.int16)
+    return torch.rand(n, 1, 12, 12, generator=rng, dtype=torch.float64)
+
+
+def _jobs(name: str, recipe: Training, *, n_lesson: int) -> list[Job]:
+    rng, tokens = torch.Generator().manual_seed(1), models.get(name).tokens
+    n_classes = 7 if tokens else 5
+    positions = (12,) if tokens else ()
+    task = NextToken(7, 12) if tokens else Classification(5)
+    lesson = None
+    if n_lesson:
+        shape = (n_lesson, *positions, n_classes)
+        scores = torch.rand(shape, generator=rng, dtype=torch.float64).softmax(dim=-1)
+        known = torch.rand(n_lesson, 12, generator=rng) < 0.7 if tokens else None
+        inputs = _inputs(name, n_lesson, rng)
+        lesson = Lesson(inputs=inputs, scores=scores, distiller=KL(), known=known)
+    return [
+        Job(
+            private=Examples(
+                inputs=_inputs(name, size, rng),
+                labels=torch.randint(0, n_classes, (size, *positions), generator=rng),
+            ),
+            lesson=lesson,
+            recipe=recipe,
+            task=task,
+            order=torch.Generator().manual_seed(client),
+            module=torch.Generator().manual_seed(100 + client),
+        )
+        for client, size in enumerate(SIZES)
+    ]
+
+
+def _rows(name: str, recipe: Training) -> tuple[torch.Tensor, Packing]:
+    modules = [_module(name, client) for client in range(len(SIZES))]
+    packing = Packing(modules[0], recipe)
+    rows = torch.zeros(len(SIZES), packing.width, dtype=torch.float64)
+    for row, module in zip(rows, modules, strict=True):
+        packing.write(row, module)
+    return rows, packing
+
+
+def _cases() -> list[tuple[str, str]]:
+    return [
+        (executor, name)
+        for executor in ("lean", "stacked")
+        for name in models.names()
+        if EXECUTORS[executor].fits(_module(name, 0))
+    ]
+
+
+@pytest.mark.parametrize("n_lesson", [0, 37], ids=["private", "lesson"])
+@pytest.mark.parametrize("recipe", RECIPES, ids=["adam", "momentum", "sequential"])
+@pytest.mark.parametrize(("executor", "name"), _cases())
+def test_an_executor_trains_as_the_reference_does(executor, name, recipe, n_lesson):
+    expected, packing = _rows(name, recipe)
+    start = expected.clone()
+    found = expected.clone()
+    for _ in range(2):  # the second time, optimisers have a state
+        EXECUTORS["serial"].train(expected, _jobs(name, recipe, n_lesson=n_lesson), packing=packing)
+        EXECUTORS[executor].train(found, _jobs(name, recipe, n_lesson=n_lesson), packing=packing)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
+    assert not torch.equal(expected[0], start[0])
+    assert torch.equal(expected[2], start[2]) == (n_lesson == 0)
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_the_reference_is_a_plain_module_and_optimiser(name):
+    """``serial`` over rows gives the bits of a training loop that knows no rows."""
+    recipe = RECIPES[0]
+    rows, packing = _rows(name, recipe)
+    EXECUTORS["serial"].train(rows, _jobs(name, recipe, n_lesson=20), packing=packing)
+    job, module = _jobs(name, recipe, n_lesson=20)[0], _module(name, 0)
+    module = module.to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.Adam(module.parameters(), lr=recipe.learning_rate)
+    for step in job.schedule():
+        optimizer.zero_grad()
+        job.loss(module, step).backward()
+        optimizer.step()
+    for key, value in packing.named(rows[0]).items():
+        torch.testing.assert_close(value, module.state_dict()[key], rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_the_table_has_a_fitting_executor_for_every_model(name):
+    module = _module(name, 0)
+    choice = choose(module, device=CPU)
+    assert EXECUTORS[choice.executor].fits(module)
+    assert choice.block >= 1
+    assert choice.prediction_batch >= 1
+
+
+def test_an_executor_that_cannot_train_a_model_is_refused_by_name():
+    draws = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5))
+    with pytest.raises(ConfigError, match=r"runtime\.executor: 'stacked' cannot train this model"):
+        choose(draws, device=CPU, pinned=ExecutorName.STACKED)
+    assert choose(draws, device=CPU).executor == "serial"
+
+
+def test_running_statistics_stay_with_their_client():
+    recipe = RECIPES[0]
+    module = nn.Sequential(nn.Flatten(), nn.Linear(144, 5), nn.BatchNorm1d(5)).double()
+    packing = Packing(module, recipe)
+    rows = torch.zeros(1, packing.width, dtype=torch.float64)
+    packing.write(rows[0], module)
+    (job, *_) = _jobs("mlp", recipe, n_lesson=0)
+    assert choose(module, device=CPU).executor == "serial"
+    EXECUTORS["serial"].train(rows, [job], packing=packing)
+    trained = packing.module(rows[0])
+    assert int(trained.get_buffer("2.num_batches_tracked")) == rows[0, -1] == 4
+    assert not torch.equal(trained.get_buffer("2.running_mean"), torch.zeros(5).double())
