@@ -20,6 +20,7 @@ import typer
 
 from fedkd.cli_audit import Options as AuditOptions
 from fedkd.cli_audit import add_audit, audit_run, check_auditable
+from fedkd.cli_deploy import add_deployment
 from fedkd.cli_privacy import privacy_app
 
 EXIT_FAILED, EXIT_USAGE, EXIT_DIFFERENT, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -35,6 +36,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Data sets on this machine.")
 app.add_typer(data_app, name="data")
 app.add_typer(privacy_app(lambda: _errors_explained()), name="privacy")
 add_audit(app, lambda: _errors_explained())
+add_deployment(app, lambda: _errors_explained())
 
 
 class DeviceChoice(StrEnum):

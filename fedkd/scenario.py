@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 
+import torch
 from annotated_types import Ge, Interval
+from torch import Tensor
 
+from fedkd.adversaries.base import AdversaryClient, members, unfit
 from fedkd.canaries.settings import Canaries
 from fedkd.data.datasets.base import DataSet
 from fedkd.data.datasets.fashion_mini import FashionMini
@@ -32,52 +34,10 @@ from fedkd.privacy.settings import Privacy, ServerView
 from fedkd.protectors.base import Protector
 from fedkd.protectors.none import NoProtection
 from fedkd.registry import build, describe
+from fedkd.rng import torch_stream
+from fedkd.runtime import Kept, Runtime, Seeds
 from fedkd.training.recipe import Training
-from fedkd.types import SCHEMA, ProxySource, Space
-
-
-class Device(StrEnum):
-    """Where tensors live."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
-    AUTO = "auto"
-
-
-class Kept(StrEnum):
-    """Which rounds a transcript keeps."""
-
-    NONE = "none"
-    LAST = "last"
-    ALL = "all"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Runtime:
-    """Speed knobs; they do not belong to the scenario hash.
-
-    Attributes:
-        device: ``auto`` takes CUDA when there is one.
-        threads: torch threads of one process.
-    """
-
-    device: Device = Device.CPU
-    threads: Annotated[int, Ge(1)] = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seeds:
-    """Separate seeds; None takes the scenario's ``seed``.
-
-    Attributes:
-        noise: of all privacy noise and of DP-SGD's batches. ``secret`` draws it from the operating
-            system, as a real deployment must; such a run cannot be repeated bit by bit.
-    """
-
-    partition: Annotated[int, Ge(0)] | None = None
-    initialization: Annotated[int, Ge(0)] | None = None
-    training: Annotated[int, Ge(0)] | None = None
-    noise: Annotated[int, Ge(0)] | Literal["secret"] | None = None
+from fedkd.types import SCHEMA, ProxySource, Space, Wire
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +58,12 @@ class Scenario:
         method: how they learn together.
         protector: what is done to knowledge before it leaves a client.
         privacy: the budget, and DP-SGD.
+        wire: number format of the scores that travel, both ways; shorter ones round them.
         server_view: whether the server sees every upload or only masked sums.
         n_min: with masked sums, a row that fewer clients kept is never summed.
         training: local training, the same for every method.
         server_model: an architecture that the server distils from the consensus, or None.
+        attack: what dishonest clients do, and which clients they are; None has none.
         canaries: planted examples with secrets, for audits; None plants nothing.
         transcript: which rounds' messages are kept in the run folder, for audits.
         local_test_fraction: share of a client's examples kept for its own test.
@@ -124,10 +86,12 @@ class Scenario:
     method: Method = field(default_factory=EdgeFD)
     protector: Protector = field(default_factory=NoProtection)
     privacy: Privacy = field(default_factory=Privacy)
+    wire: Wire = Wire.FLOAT32
     server_view: ServerView = ServerView.UPLOADS
     n_min: Annotated[int, Ge(2)] = 3
     training: Training = field(default_factory=Training)
     server_model: Model | None = None
+    attack: AdversaryClient | None = None
     canaries: Canaries | None = None
     transcript: Kept = Kept.NONE
     local_test_fraction: Annotated[float, Interval(ge=0, lt=1)] = 0.1
@@ -141,7 +105,8 @@ class Scenario:
         self._check_models()
         self._check_parts()
         self._check_canaries()
-        for refusal in (*misfits(self), *refusals(self)):
+        attack = unfit(self.attack, n_clients=self.clients, message=self.method.message)
+        for refusal in (*misfits(self), *refusals(self), *attack):
             raise ConfigError(refusal)
         if self.cohort is not None and self.cohort > self.clients:
             raise ConfigError(f"cohort: {self.cohort} is more than clients={self.clients}")
@@ -170,6 +135,8 @@ class Scenario:
             raise ConfigError("server_model: this method makes no consensus to distil; use null")
         if not isinstance(self.protector, NoProtection) and not speaks:
             raise ConfigError("protector: this method sends no knowledge to protect; use none")
+        if self.wire is not Wire.FLOAT32 and not speaks:
+            raise ConfigError("wire: this method sends no scores to shorten; use float32")
 
     def _check_protector(self, method: CoDistillation) -> None:
         temperature = method.distiller.teacher_temperature
@@ -219,9 +186,26 @@ class Scenario:
             return [self.models] * self.clients
         return [name for name, count in self.models.items() for _ in range(count)]
 
+    def asked(self, n_inputs: int, *, round: int) -> Tensor | None:
+        """Return which proxy inputs a round asks about, bool ``[n_inputs]``; None for all.
+
+        Drawn from a public stream, so that both sides know it without a message.
+        """
+        wanted = self.proxy.rows_per_round
+        if wanted is None or wanted >= n_inputs:
+            return None
+        rng = torch_stream(self.training_seed(), "proxy rows", round=round)
+        asked = torch.zeros(n_inputs, dtype=torch.bool)
+        asked[torch.randperm(n_inputs, generator=rng)[:wanted]] = True
+        return asked
+
     def participants(self) -> list[int]:
         """Return the client ids that train: one for controls that put everything in one place."""
         return list(range(self.clients if self.method.holding is Holding.OWN else 1))
+
+    def attackers(self) -> frozenset[int]:
+        """Return the ids of the adversary clients."""
+        return members(self.attack, n_clients=self.clients)
 
     def layout(self) -> Layout:
         """Return how the data is laid out among clients; the same on every machine."""

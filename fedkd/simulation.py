@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +16,14 @@ from fedkd.privacy.ledger import Ledger
 from fedkd.privacy.plan import planned
 from fedkd.results import RoundResult
 from fedkd.run_folder import RunFolder
+from fedkd.runtime import Device
 from fedkd.scenario import Scenario, to_json
-from fedkd.transport.inprocess import run_in_process
+from fedkd.transport.batch import GROUPS, BatchGrid, LocalGrid
+from fedkd.transport.inprocess import run_on
+from fedkd.transport.workers import WorkerGrid
 
-CLIENT_PARTS = ("fedkd_clients.app:build_app", "fedkd_clients.app:fleet_in_memory")
-SERVER_PART = "fedkd_server.app:build_app"
+FLEET = "fedkd_clients.app:fleet_in_memory"
+SERVER, INTAKE = "fedkd_server.app:build_app", "fedkd_server.intake:UploadIntake"
 Show = Callable[[Iterator[RoundResult]], None]
 
 
@@ -60,23 +64,43 @@ def new_run(scenario: Scenario, *, out: Path) -> RunFolder:
 
 def run_into(folder: RunFolder, *, show: Show, ledgers: Path | None = None) -> None:
     """Run ``folder.scenario``, writing into ``folder`` as it goes."""
-    build_client, fleet_in_memory = (_part(name) for name in CLIENT_PARTS)
 
     def consume(_: Scenario, start: Callable[[Ledger], Iterator[RoundResult]]) -> None:
         show(folder.record(start(folder.ledger)))
 
     with folder, _client_errors_in(folder.path / "errors.log"):
-        fleet = fleet_in_memory(folder.scenario, ledgers)
+        grid = simulation_grid(folder.scenario, ledgers=ledgers)
+        try:
+            run_on(grid, _part(SERVER)(consume), scenario_json=to_json(folder.scenario))
+        finally:
+            grid.close()
 
-        def same_fleet(_: object) -> Any:
-            return fleet
 
-        run_in_process(
-            _part(SERVER_PART)(consume),
-            build_client(same_fleet),
-            n_clients=folder.scenario.clients,
-            scenario_json=to_json(folder.scenario),
-        )
+def simulation_grid(
+    scenario: Scenario, *, ledgers: Path | None = None, n_workers: int | None = None
+) -> BatchGrid:
+    """Return a grid that hosts all clients of a scenario, in this process or in workers.
+
+    ``n_workers`` takes the place of the scenario's own word; :meth:`BatchGrid.close` ends them.
+    """
+    fleet, intake = _part(FLEET)(scenario, ledgers), _part(INTAKE)(scenario)
+    n_workers = n_workers_of(scenario) if n_workers is None else n_workers
+    if n_workers == 1:
+        return LocalGrid(fleet, intake, n_clients=scenario.clients)
+    return WorkerGrid(
+        fleet, intake, method=scenario.method, n_workers=n_workers, n_clients=scenario.clients
+    )
+
+
+def n_workers_of(scenario: Scenario) -> int:
+    """Return how many processes share the clients: at most one a core, a client and a group."""
+    wanted = scenario.runtime.workers
+    most = min(GROUPS, len(scenario.participants()))
+    if scenario.runtime.device is not Device.CPU:
+        return 1
+    if wanted == "auto":
+        return min(most, len(os.sched_getaffinity(0)))
+    return min(most, wanted)
 
 
 def watch_quietly(stream: Iterator[RoundResult]) -> None:

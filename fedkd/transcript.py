@@ -20,7 +20,7 @@ from fedkd.audit.seen import Seen
 from fedkd.audit.views import Adversary, View
 from fedkd.errors import ConfigError
 from fedkd.results import Traffic
-from fedkd.scenario import Kept
+from fedkd.runtime import Kept
 from fedkd.transcript_writer import FOLDER, INDEX, PROXY, STUDENT
 from fedkd.transport.codes import RecordError
 from fedkd.transport.stored import (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedkd.results import RoundResult, Traffic
-from fedkd.scenario import Kept
+from fedkd.runtime import Kept
 from fedkd.transport.stored import Stored, parts_of, stored, stored_proxy, to_bytes
 from fedkd.types import SCHEMA, Update
 

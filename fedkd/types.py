@@ -23,6 +23,16 @@ class Space(StrEnum):
     PROBS = "probs"
 
 
+class Wire(StrEnum):
+    """The number format that scores travel in."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    """11 significant bits: a probability is off by at most a 2,000th of itself."""
+    BFLOAT16 = "bfloat16"
+    """8 significant bits, the range of float32: off by at most a 256th of itself."""
+
+
 class ProxySource(StrEnum):
     """Where the rows of a proxy set came from."""
 
@@ -74,7 +84,8 @@ class Knowledge:
 
     Attributes:
         rows: int64 ``[n]``, ascending positions among the proxy set's rows, each at most once.
-        scores: float32 ``[n, classes]``.
+        scores: float32 ``[n, classes]``; what came in another ``wire`` is kept in its type until
+            it is summed.
         weights: float32 ``[n]`` in (0, 1]; a hard filter sends ones.
         space: what ``scores`` are.
         temperature: the divisor applied to the logits before the softmax (1 for logits).
@@ -85,6 +96,7 @@ class Knowledge:
             any float32.
         row_temperatures: float32 ``[n]``, each row's own divisor in place of ``temperature``, or
             None when they all have that one. Tells the reader how private a row was thought to be.
+        wire: a number format that holds every score exactly, in which they travel.
     """
 
     rows: Tensor
@@ -95,6 +107,7 @@ class Knowledge:
     classes: Tensor | None = None
     bits: int | None = None
     row_temperatures: Tensor | None = None
+    wire: Wire = Wire.FLOAT32
 
     def __len__(self) -> int:
         return self.rows.shape[0]
@@ -124,6 +137,7 @@ class Consensus:
         temperature: the temperature the scores were softened with.
         keepers: int64 ``[m]``, how many clients kept each row; None in the copy that clients get.
         row_temperatures: float32 ``[m]``, each row's own in place of ``temperature``, or None.
+        wire: a number format that holds every score exactly, in which they travel.
     """
 
     rows: Tensor
@@ -132,6 +146,7 @@ class Consensus:
     temperature: float
     keepers: Tensor | None
     row_temperatures: Tensor | None = None
+    wire: Wire = Wire.FLOAT32
 
     def __len__(self) -> int:
         return self.rows.shape[0]

@@ -15,7 +15,9 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
 from fedkd.errors import ConfigError
-from fedkd.scenario import Device, Runtime, Scenario, from_json
+from fedkd.runtime import Device, Runtime
+from fedkd.scenario import Scenario, from_json, scenario_hash
+from fedkd.transport.hello import OtherScenario
 from fedkd.transport.inprocess import SCENARIO_KEY
 from fedkd.transport.messages import Action, ErrorCode
 from fedkd.transport.records import read_request, reply_records
@@ -41,7 +43,10 @@ def fleet_in_memory(scenario: Scenario, ledgers: Path | None = None) -> Fleet:
     ``ledgers`` is a folder of privacy ledgers that outlive it.
     """
     device = device_of(scenario.runtime)
-    return Fleet(scenario, MemoryStore(), device=device, ledgers=ledgers, simulated=True)
+    fleet = Fleet(scenario, MemoryStore(), device=device, ledgers=ledgers, simulated=True)
+    if device.type == "cpu":
+        fleet.share_rows()
+    return fleet
 
 
 def in_flower_simulation() -> bool:
@@ -70,6 +75,9 @@ def fleet_on_disk(context: Context) -> Fleet:
     """
     scenario = _scenario(str(context.run_config[SCENARIO_KEY]))
     torch.set_num_threads(scenario.runtime.threads)
+    agreed = context.node_config.get("scenario-hash")
+    if agreed and agreed != scenario_hash(scenario):
+        raise OtherScenario(f"this client agreed to {agreed!r} only; see 'fedkd client join'")
     named = context.node_config.get("state-dir") or os.environ.get("FEDKD_STATE_DIR")
     base = Path(str(named)) if named else Path(tempfile.gettempdir()) / f"fedkd-{os.getuid()}"
     run = base / f"run-{context.run_id}"
@@ -80,6 +88,7 @@ def fleet_on_disk(context: Context) -> Fleet:
         device=device_of(scenario.runtime),
         ledgers=ledgers,
         simulated=in_flower_simulation(),
+        own=str(context.node_config.get("data", "")),
     )
 
 

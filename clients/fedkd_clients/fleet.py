@@ -19,8 +19,11 @@ from fedkd.protectors.base import Context, dense
 from fedkd.rng import noise_stream
 from fedkd.scenario import Scenario
 from fedkd.training.steps import Examples
-from fedkd.transport.messages import Action, Reply, Request
-from fedkd.types import Consensus, Knowledge, ProxySet, Upload
+from fedkd.transport.codes import as_sent
+from fedkd.transport.hello import agree, greeting
+from fedkd.transport.messages import Action, Hello, Reply, Request
+from fedkd.types import Broadcast, Consensus, Knowledge, ProxySet, Upload
+from fedkd_clients.adversary import poisoned_upload
 from fedkd_clients.learner import FleetLearner
 from fedkd_clients.masking import Masking, MaskingError
 from fedkd_clients.private_data import contribution
@@ -40,6 +43,7 @@ class Fleet:
         ledgers: where their privacy ledgers outlive this process; None keeps them in memory.
         simulated: whether these clients are one machine's simulation, whose private data is
             nobody's secret. Only then do they say how good their models are.
+        own: a file or folder with the client's own examples; empty takes the scenario's.
     """
 
     def __init__(
@@ -50,11 +54,16 @@ class Fleet:
         device: torch.device,
         ledgers: Path | None = None,
         simulated: bool = False,
+        own: str = "",
     ) -> None:
         self._scenario, self._device, self._simulated = scenario, device, simulated
         self._spending = Spending(scenario, ledgers)
-        self._learner = FleetLearner(scenario, store, device=device)
+        self._learner = FleetLearner(scenario, store, device=device, own=own)
         self._proxy_inputs: dict[int, torch.Tensor] = {}
+
+    def share_rows(self) -> None:
+        """Keep all clients' rows in memory that processes forked from now on share."""
+        self._learner.share_rows()
 
     def handle(self, requests: Sequence[Request]) -> list[Reply]:
         """Answer requests of one action and one round, in their order.
@@ -83,7 +92,10 @@ class Fleet:
             return Reply(client=request.client, error=type(error).__name__)
 
     def _hello(self, request: Request) -> Reply:
-        return Reply(client=request.client)
+        mine = self._greeting
+        if request.hello is not None:
+            agree(mine, request.hello)
+        return Reply(client=request.client, hello=mine)
 
     def _contribute(self, request: Request) -> Reply:
         given = given_in_clear(self._scenario)
@@ -103,7 +115,7 @@ class Fleet:
             if self._sums:
                 self._begin(request)
             self._learner.take_events(request.client)  # of a round that failed; it stays charged
-            self._learner.take_failure(request.client)
+            self._learner.guard.take(request.client)
             charged[request.client] = self._charge(request)
             return Reply(client=request.client)
 
@@ -111,14 +123,11 @@ class Fleet:
         ready = [request.client for request in requests if not replies[request.client].error]
         uploads: dict[int, Upload | None] = {}
         if ready:
-            method, incoming = self._scenario.method, requests[0].incoming
-            uploads = dict(
-                zip(ready, method.client_round(self._learner, ready, incoming), strict=True)
-            )
+            uploads = self._work(ready, requests[0].incoming)
 
         def finish(request: Request) -> Reply:
             client = request.client
-            failure = self._learner.take_failure(client)
+            failure = self._learner.guard.take(client)
             if failure is not None:  # logged where it was raised
                 return Reply(client=client, error=type(failure).__name__)
             self._spending.verify(client, self._learner.take_events(client), charged[client])
@@ -126,9 +135,20 @@ class Fleet:
             return self._kept(reply)
 
         for request in requests:
-            if request.client in uploads:
+            if request.client in ready:
                 replies[request.client] = self._guarded(finish, request)
         return list(replies.values())
+
+    def _work(self, clients: Sequence[int], incoming: Broadcast | None) -> dict[int, Upload | None]:
+        """Let the method do a round; what it raises by itself is every client's failure."""
+        try:
+            done = self._scenario.method.client_round(self._learner, clients, incoming)
+        except Exception as error:
+            logger.exception("the method failed")
+            for client in clients:
+                self._learner.guard.fail(client, error)
+            return dict.fromkeys(clients)
+        return dict(zip(clients, done, strict=True))
 
     def _charge(self, request: Request) -> list[Release]:
         """Write the round down in the client's own ledger, before anything private is touched.
@@ -212,10 +232,19 @@ class Fleet:
             else 1.0,
             closeness=partial(self._learner.closeness, client) if protector.reads_private else None,
         )
-        leaving = method.encode(protector.protect(upload, surroundings, rng=rng))
+        if client in self._scenario.attackers():
+            leaving = poisoned_upload(
+                self._scenario,
+                self._learner.state(client),
+                method.encode(upload),
+                surroundings,
+                request=request,
+            )
+        else:
+            leaving = method.encode(protector.protect(upload, surroundings, rng=rng))
         if self._sums and isinstance(leaving, Knowledge):  # sums are over all classes
             return dense(leaving, n_classes=self._learner.task.n_classes)
-        return leaving
+        return as_sent(leaving, self._scenario.wire)
 
     def _receive_proxy(self, client: int, proxy: ProxySet) -> None:
         inputs = self._proxy_inputs.setdefault(proxy.version, proxy.inputs.to(self._device))
@@ -245,6 +274,10 @@ class Fleet:
             distilled = twin.figures(client, self._test)
             metrics |= {f"{name}_distilled": value for name, value in distilled.items()}
         return Reply(client=client, metrics=metrics)
+
+    @cached_property
+    def _greeting(self) -> Hello:
+        return greeting(self._scenario, simulated=self._simulated)
 
     @cached_property
     def _test(self) -> Examples:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedkd.adversaries.base import poisoned_labels, stream
 from fedkd.data.federation import Rows, arrays_of, client_rows, external_rows
 from fedkd.methods.base import Holding
 from fedkd.scenario import Scenario
@@ -43,8 +44,15 @@ def private_data(scenario: Scenario, client: int, *, device: torch.device) -> Pr
         train = np.concatenate([train[gave], external_rows(layout)])
         gave = np.ones(len(train), dtype=bool)
     local_test = np.concatenate([part.local_test for part in parts])
+    examples = _examples(scenario, train, device=device)
+    attack = scenario.attack
+    if attack is not None and client in scenario.attackers():
+        rng = stream(attack, scenario.training_seed(), "labels", round=0, client=client)
+        n_classes = arrays_of(layout).n_classes
+        labels = poisoned_labels(attack, examples.labels, n_classes=n_classes, rng=rng)
+        examples = Examples(inputs=examples.inputs, labels=labels)
     return PrivateData(
-        train=_examples(scenario, train, device=device),
+        train=examples,
         contributed=torch.from_numpy(gave),
         ids=torch.from_numpy(train),
         local_test=_examples(scenario, local_test, device=device),

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fedkd.types import SCHEMA, ProxySet, ProxySource
+from fedkd.types import SCHEMA, Knowledge, ProxySet, ProxySource
 from fedkd_clients.masking import Masking
 
 
@@ -26,12 +26,14 @@ class ClientState:
         proxy: the proxy set it was sent, or None before that.
         weights: its filter's weights for that proxy set, once fitted.
         masking: its keys and held upload, where the server sees masked sums only.
+        earlier: an upload that an adversary remembers; simulations only, never stored.
     """
 
     row: Tensor
     proxy: ProxySet | None = None
     weights: Tensor | None = None
     masking: Masking = field(default_factory=Masking)
+    earlier: Knowledge | None = None
 
 
 class ClientStore(Protocol):

@@ -5,15 +5,30 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
-from typing import ClassVar
+from typing import Any, ClassVar, Generic
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from fedkd.privacy.events import Event, Uncounted
 from fedkd.registry import Registry
 from fedkd.types import Consensus, Knowledge, Space
+
+
+@dataclass(eq=False, kw_only=True)
+class Lane:
+    """Sums over the last few uploads, all of whose weights are 1.
+
+    Attributes:
+        scores: float32 ``[proxy, classes]``.
+        keepers: int64 ``[proxy]``.
+        uploads: how many there are.
+    """
+
+    scores: Tensor
+    keepers: Tensor
+    uploads: int = 0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -25,6 +40,8 @@ class Sums:
         mass: float64 ``[proxy]``, sum of weights.
         keepers: int64 ``[proxy]``, number of uploads that hold the row.
         row_temperatures: float64 ``[proxy]``, weighted sum of told temperatures, or None.
+        lane: what was added last and is in none of the above yet, or None; nobody reads sums
+            before ``streaming.settled`` has moved it.
     """
 
     scores: Tensor
@@ -33,32 +50,48 @@ class Sums:
     space: Space
     temperature: float
     row_temperatures: Tensor | None = None
+    lane: Lane | None = None
 
 
-class Aggregator(ABC):
+State = TypeVar("State", default=Any)
+"""What uploads are folded into: :class:`Sums`, or ``ballots.Ballots``, which keeps them."""
+
+
+class Aggregator(ABC, Generic[State]):
     """Folds uploads into a consensus; the order of uploads is irrelevant.
 
     Attributes:
         spaces: the score spaces it can average.
-        linear: ``partial`` is ``mean.weighted_sums`` and ``merge`` adds, so that :meth:`finish`
-            may be given sums that were taken elsewhere, under masks.
+        linear: ``partial`` is ``streaming.weighted_sums`` and ``merge`` adds, so that
+            :meth:`finish` may be given sums that were taken elsewhere, under masks.
         reads_row_temperatures: uploads may tell a temperature for each row.
+        leaves_out: it may treat whole uploads as if they had not come; rows that nobody else kept
+            are absent then.
     """
 
     spaces: ClassVar[frozenset[Space]] = frozenset(Space)
     linear: ClassVar[bool] = False
     reads_row_temperatures: ClassVar[bool] = True
+    leaves_out: ClassVar[bool] = False
 
     @abstractmethod
-    def partial(self, upload: Knowledge, *, n_rows: int) -> Sums:
+    def partial(self, upload: Knowledge, *, n_rows: int) -> State:
         """Return the state that holds this one upload."""
 
     @abstractmethod
-    def merge(self, left: Sums, right: Sums) -> Sums:
+    def merge(self, left: State, right: State) -> State:
         """Return the state that holds the uploads of both; associative and commutative."""
 
+    def accumulate(self, state: State | None, upload: Knowledge, *, n_rows: int) -> State:
+        """Return the state with one upload more; ``state`` is used up. None begins one.
+
+        The same uploads in the same order give the same bits; :meth:`aggregate` goes this way.
+        """
+        part = self.partial(upload, n_rows=n_rows)
+        return part if state is None else self.merge(state, part)
+
     @abstractmethod
-    def finish(self, state: Sums, *, rng: torch.Generator) -> Consensus:
+    def finish(self, state: State, *, rng: torch.Generator) -> Consensus:
         """Return the consensus; rows that nobody kept are absent."""
 
     def event(self, *, n_rows: int) -> Event:
@@ -78,8 +111,10 @@ class Aggregator(ABC):
         kinds = {(u.space, u.temperature, u.row_temperatures is None) for u in uploads}
         if len(kinds) > 1:
             raise ValueError("uploads mix score spaces or temperatures; they cannot be averaged")
-        parts = (self.partial(upload, n_rows=n_rows) for upload in uploads)
-        return self.finish(reduce(self.merge, parts), rng=rng)
+        state = self.accumulate(None, uploads[0], n_rows=n_rows)
+        for upload in uploads[1:]:
+            state = self.accumulate(state, upload, n_rows=n_rows)
+        return self.finish(state, rng=rng)
 
 
 aggregators = Registry("aggregator", Aggregator, package="fedkd.aggregators")

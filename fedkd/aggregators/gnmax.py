@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedkd.aggregators.base import Aggregator, Sums, aggregators
-from fedkd.aggregators.mean import add, weighted_sums
+from fedkd.aggregators.streaming import add, fold, settled, weighted_sums
 from fedkd.errors import ConfigError
 from fedkd.privacy.events import Event, Gaussian, Uncounted
 from fedkd.privacy.votes import noise_per_sum
@@ -35,7 +35,7 @@ def noisy_sums(state: Sums, noise_multiplier: float | None, *, rng: torch.Genera
             "method.aggregator.noise_multiplier: None says nothing about the noise; set "
             "privacy.target_epsilon, from which it is worked out, or give a number"
         )
-    sums = state.scores
+    sums = settled(state).scores
     noise = torch.randn(sums.shape, dtype=sums.dtype, device=rng.device, generator=rng)
     std = noise_per_sum(noise_multiplier, n_rows=sums.shape[0])
     return sums + std * noise.to(sums.device)
@@ -67,10 +67,11 @@ class GNMax(Aggregator):
 
     def partial(self, upload: Knowledge, *, n_rows: int) -> Sums:
         """Return one upload's votes."""
-        votes = functional.one_hot(upload.scores.argmax(dim=1), upload.scores.shape[1])
-        weights = torch.ones_like(upload.weights)
-        ballot = replace(upload, scores=votes, weights=weights, row_temperatures=None)
-        return weighted_sums(ballot, n_rows=n_rows)
+        return weighted_sums(_ballot(upload), n_rows=n_rows)
+
+    def accumulate(self, state: Sums | None, upload: Knowledge, *, n_rows: int) -> Sums:
+        """Add one upload's votes in place."""
+        return fold(state, _ballot(upload), n_rows=n_rows)
 
     def merge(self, left: Sums, right: Sums) -> Sums:
         """Add two states."""
@@ -90,3 +91,9 @@ class GNMax(Aggregator):
     def event(self, *, n_rows: int) -> Event:
         """Return the Gaussian event: the noise grows with ``n_rows``, so its cost does not."""
         return gaussian_event(self.noise_multiplier)
+
+
+def _ballot(upload: Knowledge) -> Knowledge:
+    votes = functional.one_hot(upload.scores.argmax(dim=1), upload.scores.shape[1])
+    weights = torch.ones_like(upload.weights)
+    return replace(upload, scores=votes, weights=weights, row_temperatures=None)

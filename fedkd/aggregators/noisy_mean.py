@@ -10,7 +10,7 @@ from annotated_types import Gt
 
 from fedkd.aggregators.base import Aggregator, Sums, aggregators
 from fedkd.aggregators.gnmax import gaussian_event, noisy_sums
-from fedkd.aggregators.mean import add, weighted_sums
+from fedkd.aggregators.streaming import add, fold, weighted_sums
 from fedkd.errors import ConfigError
 from fedkd.privacy.events import Event
 from fedkd.simplex import project
@@ -43,23 +43,15 @@ class NoisyMean(Aggregator):
             ConfigError: the scores are logits, which have no bound, or come with temperatures,
                 which no noise covers.
         """
-        if upload.space is not Space.PROBS:
-            raise ConfigError(
-                f"noisy_mean cannot bound scores in the space {upload.space.value!r}; use a "
-                "distiller that reads probabilities, such as kl"
-            )
-        if upload.row_temperatures is not None:
-            raise ConfigError(
-                "noisy_mean adds no noise to temperatures told row by row; use a protector with "
-                "server_temperature=agreed, or aggregator=gnmax"
-            )
-        scores = upload.scores.double().clamp(min=0)
-        length = scores.norm(dim=1, keepdim=True)
-        bounded = replace(
-            upload, scores=scores / length.clamp(min=1), weights=upload.weights.clamp(0, 1)
-        )
-        sums = weighted_sums(bounded, n_rows=n_rows)
+        sums = weighted_sums(_bounded(upload), n_rows=n_rows)
         return replace(sums, mass=torch.ones_like(sums.mass))
+
+    def accumulate(self, state: Sums | None, upload: Knowledge, *, n_rows: int) -> Sums:
+        """Add one upload in place, as :meth:`partial` makes it."""
+        if state is None:
+            return self.partial(upload, n_rows=n_rows)
+        mass = state.mass + 1
+        return replace(fold(state, _bounded(upload), n_rows=n_rows), mass=mass)
 
     def merge(self, left: Sums, right: Sums) -> Sums:
         """Add two states."""
@@ -79,3 +71,19 @@ class NoisyMean(Aggregator):
     def event(self, *, n_rows: int) -> Event:
         """Return the Gaussian event: the noise grows with ``n_rows``, so its cost does not."""
         return gaussian_event(self.noise_multiplier)
+
+
+def _bounded(upload: Knowledge) -> Knowledge:
+    if upload.space is not Space.PROBS:
+        raise ConfigError(
+            f"noisy_mean cannot bound scores in the space {upload.space.value!r}; use a "
+            "distiller that reads probabilities, such as kl"
+        )
+    if upload.row_temperatures is not None:
+        raise ConfigError(
+            "noisy_mean adds no noise to temperatures told row by row; use a protector with "
+            "server_temperature=agreed, or aggregator=gnmax"
+        )
+    scores = upload.scores.double().clamp(min=0)
+    length = scores.norm(dim=1, keepdim=True)
+    return replace(upload, scores=scores / length.clamp(min=1), weights=upload.weights.clamp(0, 1))

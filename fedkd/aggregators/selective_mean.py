@@ -13,7 +13,8 @@ from annotated_types import Gt, Le
 from torch.nn import functional
 
 from fedkd.aggregators.base import Aggregator, Sums, aggregators
-from fedkd.aggregators.mean import add, mean_of, weighted_sums
+from fedkd.aggregators.mean import mean_of
+from fedkd.aggregators.streaming import add, fold, weighted_sums
 from fedkd.errors import ConfigError
 from fedkd.types import Consensus, Knowledge, Space
 
@@ -39,12 +40,11 @@ class SelectiveMean(Aggregator):
 
     def partial(self, upload: Knowledge, *, n_rows: int) -> Sums:
         """Return one upload's sums; ConfigError for logits, which have no one-hot vector."""
-        if upload.space is not Space.PROBS:
-            raise ConfigError(
-                f"selective_mean cannot judge scores in the space {upload.space.value!r}; "
-                "use a distiller that reads probabilities, such as kl, or aggregator=mean"
-            )
-        return weighted_sums(upload, n_rows=n_rows)
+        return weighted_sums(_judged(upload), n_rows=n_rows)
+
+    def accumulate(self, state: Sums | None, upload: Knowledge, *, n_rows: int) -> Sums:
+        """Add one upload in place; ConfigError for logits."""
+        return fold(state, _judged(upload), n_rows=n_rows)
 
     def merge(self, left: Sums, right: Sums) -> Sums:
         """Add two states."""
@@ -66,3 +66,12 @@ class SelectiveMean(Aggregator):
             keepers=state.keepers[rows],
             row_temperatures=None if told is None else told[clear],
         )
+
+
+def _judged(upload: Knowledge) -> Knowledge:
+    if upload.space is not Space.PROBS:
+        raise ConfigError(
+            f"selective_mean cannot judge scores in the space {upload.space.value!r}; "
+            "use a distiller that reads probabilities, such as kl, or aggregator=mean"
+        )
+    return upload

@@ -2,52 +2,42 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import replace
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import nn
 
 from fedkd.audit.attacks.base import Bench, Truth
+from fedkd.audit.fitting import Fitter, Wanted, fresh
 from fedkd.data.federation import arrays_of, layout_rows, load, planted
-from fedkd.models.base import Model, initialized, models
-from fedkd.rng import borrowed, numpy_stream, torch_stream
+from fedkd.models.base import models
+from fedkd.rng import numpy_stream
 from fedkd.scenario import Scenario
-from fedkd.training.recipe import Order
-from fedkd.training.steps import Examples, Lesson, Student, make_optimizer, train_round
+from fedkd.training.steps import Examples, Lesson
 from fedkd.types import Update
 
 
 def bench_of(scenario: Scenario) -> Bench:
     """Return the bench of a run.
 
-    ``train`` and ``distil`` fit the first client's architecture, without DP and without a
-    protector, in so many passes with the scenario's optimizer, learning rate and batch size. What
-    they return is kept and given out again for the same lesson, passes and seed: do not train it
+    What it fits is kept and given out again for the same lesson, passes and seed: do not train it
     further.
     """
-    arrays, public = load(scenario.data), _halves(scenario)[0]
-    trained: dict[str, nn.Module] = {}
+    arrays, public, fitter = load(scenario.data), _halves(scenario)[0], Fitter(scenario)
+    nothing = Examples(inputs=public.inputs[:0], labels=public.labels[:0])
 
-    def fitted(private: Examples, lesson: Lesson | None, passes: int, seed: int) -> nn.Module:
-        key = _digest(private, lesson, passes, seed)
-        if key not in trained:
-            module = _fresh(scenario, models.get(scenario.client_models()[0])(), seed=seed)
-            student = Student(module=module, optimizer=make_optimizer(module, scenario.training))
-            _fit(student, private, lesson, scenario=scenario, passes=passes, seed=seed)
-            trained[key] = module.eval()
-        return trained[key]
+    def train_many(lots: Iterable[tuple[Examples, int]], passes: int) -> list[nn.Module]:
+        wanted = (Wanted(private=examples, lesson=None, seed=seed) for examples, seed in lots)
+        return fitter.models(wanted, passes)
 
-    def train(examples: Examples, passes: int, seed: int) -> nn.Module:
-        return fitted(examples, None, passes, seed)
-
-    def distil(lesson: Lesson, passes: int, seed: int) -> nn.Module:
-        return fitted(_none_like(public), lesson, passes, seed)
+    def distil_many(lots: Iterable[tuple[Lesson, int]], passes: int) -> list[nn.Module]:
+        wanted = (Wanted(private=nothing, lesson=lesson, seed=seed) for lesson, seed in lots)
+        return fitter.models(wanted, passes)
 
     def load_student(update: Update) -> nn.Module:
         model = scenario.server_model or models.get(scenario.client_models()[0])()
-        module = _fresh(scenario, model, seed=0)
+        module = fresh(scenario, model, seed=0)
         module.load_state_dict(update.arrays)
         return module.eval()
 
@@ -55,8 +45,8 @@ def bench_of(scenario: Scenario) -> Bench:
         scenario=scenario,
         task=arrays.task,
         public=public,
-        train=train,
-        distil=distil,
+        train_many=train_many,
+        distil_many=distil_many,
         load=load_student,
     )
 
@@ -107,42 +97,3 @@ def _halves(scenario: Scenario) -> tuple[Examples, Examples]:
         for rows in (np.sort(order[:cut]), np.sort(order[cut:]))
     )
     return public, nonmembers
-
-
-def _fresh(scenario: Scenario, model: Model, *, seed: int) -> nn.Module:
-    arrays = load(scenario.data)
-    rng = torch_stream(seed, "audit initialization")
-    return initialized(model, arrays.input_shape, arrays.n_classes, rng=rng)
-
-
-def _fit(
-    student: Student,
-    private: Examples,
-    lesson: Lesson | None,
-    *,
-    scenario: Scenario,
-    passes: int,
-    seed: int,
-) -> None:
-    """Train on the examples or on the lesson, so many passes."""
-    recipe = replace(scenario.training, local_epochs=1, order=Order.SEQUENTIAL)
-    rng, task = torch_stream(seed, "audit batches"), load(scenario.data).task
-    with borrowed(torch_stream(seed, "audit module")):
-        for _ in range(passes):
-            train_round(student, private, lesson, recipe=recipe, task=task, rng=rng)
-
-
-def _none_like(examples: Examples) -> Examples:
-    return Examples(inputs=examples.inputs[:0], labels=examples.labels[:0])
-
-
-def _digest(private: Examples, lesson: Lesson | None, passes: int, seed: int) -> str:
-    sha = hashlib.sha256(f"{passes} {seed}".encode())
-    tensors = [private.inputs, private.labels]
-    if lesson is not None:
-        tensors += [lesson.inputs, lesson.scores]
-        tensors += [t for t in (lesson.row_temperatures, lesson.known) if t is not None]
-    for tensor in tensors:
-        sha.update(f"{tuple(tensor.shape)}".encode())
-        sha.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
-    return sha.hexdigest()

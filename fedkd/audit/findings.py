@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fedkd.audit.bounds import EpsilonBound, membership_bound_split
 from fedkd.audit.exposure import Exposures, LevelExposure, by_insertions
+from fedkd.audit.extrapolation import Extrapolation
 from fedkd.audit.kary import kary_bound
 from fedkd.audit.roc import FPRS, Auc, Roc, TprAtFpr, auc, roc, tpr_at_fpr
 
@@ -21,16 +22,17 @@ class Membership:
     """How well members were told from non-members.
 
     Attributes:
-        auc: with DeLong's interval.
+        auc: with DeLong's interval and Mann and Whitney's p.
         tpr: at 1 % and at 0.1 % false alarms, with Clopper-Pearson intervals.
         roc: the whole curve with its pointwise band.
-        bound: the epsilon certified; threshold chosen on one half, bounded on the other.
+        bound: the epsilon certified; threshold chosen on one half, bounded on the other. None
+            where members differ from non-members in more than membership.
     """
 
     auc: Auc
     tpr: tuple[TprAtFpr, ...]
     roc: Roc
-    bound: EpsilonBound
+    bound: EpsilonBound | None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -44,6 +46,8 @@ class Extraction:
         levels: by number of insertions, never pooled.
         bound: the epsilon that the highest level certifies, for replacing a canary's examples,
             all insertions at all holders together.
+        extrapolations: one a canary, None for one that another secret beats, whose rank says
+            enough; None altogether where every secret was ranked, so that ranks are exact.
     """
 
     exposures: Exposures
@@ -51,6 +55,7 @@ class Extraction:
     insertions: NDArray[np.int64]
     levels: tuple[LevelExposure, ...]
     bound: EpsilonBound
+    extrapolations: tuple[Extrapolation | None, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,12 +139,13 @@ def extraction(
     *,
     rng: np.random.Generator,
     numbers: ArrayLike | None = None,
+    extrapolations: tuple[Extrapolation | None, ...] | None = None,
     delta: float = 0.0,
 ) -> Extraction:
     """Return what the ranks of canaries amount to.
 
     The rank that counts as success is fixed: the first. ``numbers`` are the canaries' own, from 0
-    on by default.
+    on by default. Extrapolations are kept beside the ranks and go into no test and no bound.
     """
     counts = np.asarray(insertions, dtype=np.int64)
     own = np.arange(len(counts)) if numbers is None else np.asarray(numbers, dtype=np.int64)
@@ -149,4 +155,5 @@ def extraction(
         insertions=counts,
         levels=by_insertions(exposures, counts, rng=rng),
         bound=kary_bound(exposures.only(counts == counts.max()), delta=delta),
+        extrapolations=extrapolations,
     )

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fedkd.audit.attacks.base import decides
 from fedkd.errors import ConfigError
 from fedkd.registry import did_you_mean
 
@@ -20,6 +19,7 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
 }
 OF_CHANNELS = (
     "auc",
+    "auc_p",
     "tpr_at_fpr_01",
     "tpr_at_fpr_001",
     "eps_lb",
@@ -73,7 +73,7 @@ class Gate:
             return [
                 (f" ({row['attack']} on {row['channel']})", row[self.name])
                 for row in audit["channels"]
-                if decides(row["attack"])
+                if row["decides"]
             ]
         if self.name in OF_UTILITY:
             return [("", audit["utility"][self.name])]

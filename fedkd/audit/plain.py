@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ UNITS = {
 
 
 def channel_row(
-    attack: Attack, result: Result | None, *, status: str, reason: str
+    attack: Attack, result: Result | None, *, status: str, reason: str, set_aside: str = ""
 ) -> dict[str, Any]:
     """Return an attack's row; every number is None without a result or where it has none.
 
@@ -33,6 +34,7 @@ def channel_row(
         result: what it found, None when it did not run.
         status: ``ran``, ``not applicable``, ``not seen`` or ``failed``.
         reason: why, when it did not run.
+        set_aside: why its tests do not count in the verdict, or an empty text.
     """
     found = Result(at_risk="") if result is None else result
     return {
@@ -65,6 +67,8 @@ def channel_row(
             for guess in found.labels
         ],
         "note": found.note,
+        "decides": not set_aside,
+        "decides_reason": set_aside,
         "status": status,
         "reason": reason,
     }
@@ -89,6 +93,7 @@ def _membership(found: Membership | None) -> dict[str, Any]:
     return {
         "auc": None if found is None else _number(found.auc.value),
         "auc_ci": None if found is None else _ends(found.auc.interval),
+        "auc_p": None if found is None else _number(found.auc.p),
         "tpr_at_fpr_01": None if one is None else _number(one.value),
         "tpr_ci": None if one is None else _ends(one.interval),
         "tpr_at_fpr_001": None if tenth is None else _number(tenth.value),
@@ -119,9 +124,8 @@ def _chosen(found: Result) -> tuple[EpsilonBound | None, str]:
     if found.extraction is not None:
         unit = found.bound_unit or "replacing one holder's canary examples, all together"
         return found.extraction.bound, unit
-    if found.membership is not None:
-        return found.membership.bound, UNITS[found.membership.bound.relation]
-    return None, ""
+    bound = None if found.membership is None else found.membership.bound
+    return bound, "" if bound is None else UNITS[bound.relation]
 
 
 def _exposure(found: Extraction | None) -> dict[str, Any]:
@@ -131,12 +135,17 @@ def _exposure(found: Extraction | None) -> dict[str, Any]:
         "exposure_p": None if top is None else _number(top.rank_p),
         "exposure_floor": None if top is None else _number(top.floor),
         "exposure_cap": None if top is None else _number(top.cap),
-        "levels": [] if found is None else [_level(level) for level in found.levels],
+        "ranking": None if found is None else "exact" if _is_exact(found) else "sampled",
+        "levels": [] if found is None else [_level(found, level) for level in found.levels],
         "exposures": [] if found is None else _canaries(found),
     }
 
 
-def _level(level: LevelExposure) -> dict[str, Any]:
+def _is_exact(found: Extraction) -> bool:
+    return found.extrapolations is None
+
+
+def _level(found: Extraction, level: LevelExposure) -> dict[str, Any]:
     return {
         "insertions": level.insertions,
         "n": level.n_canaries,
@@ -145,11 +154,36 @@ def _level(level: LevelExposure) -> dict[str, Any]:
         "floor": _number(level.floor),
         "cap": _number(level.cap),
         "p": _number(level.rank_p),
+        "extrapolation": _beyond(found, level.insertions),
+    }
+
+
+def _beyond(found: Extraction, insertions: int) -> dict[str, Any] | None:
+    """Return what extrapolation makes of a level's canaries at the cap; None if ranks are exact."""
+    if found.extrapolations is None:
+        return None
+    pairs = zip(found.extrapolations, found.insertions, strict=True)
+    tried = [one for one, times in pairs if one is not None and times == insertions]
+    bits = [one.value for one in tried if one.value is not None]
+    fitted = [(one.fit_p, one.tail_p) for one in tried if None not in (one.fit_p, one.tail_p)]
+    fit_p, tail_p = np.median(np.array(fitted, float), axis=0) if fitted else (None, None)
+    return {
+        "at_cap": len(tried),
+        "opened": len(bits),
+        "mean": _number(float(np.mean(bits))) if bits else None,
+        "low": min(bits, default=None),
+        "high": max(bits, default=None),
+        "ceiling": tried[0].ceiling if tried else None,
+        "fit_p": _number(fit_p),
+        "tail_p": _number(tail_p),
+        "reason": next((one.reason for one in tried if one.reason is not None), None),
     }
 
 
 def _canaries(found: Extraction) -> list[dict[str, Any]]:
-    columns = (found.numbers, found.insertions, found.exposures.ranks, found.exposures.bits)
+    ranks, bits = found.exposures.ranks, found.exposures.bits
+    beyond = found.extrapolations or (None,) * len(ranks)
+    columns = (found.numbers, found.insertions, ranks, bits, beyond)
     return [
         {
             "canary": int(number),
@@ -157,8 +191,9 @@ def _canaries(found: Extraction) -> list[dict[str, Any]]:
             "rank": int(rank),
             "candidates": found.exposures.n_candidates,
             "bits": _number(bits),
+            "extrapolation": None if one is None else asdict(one),
         }
-        for number, insertions, rank, bits in zip(*columns, strict=True)
+        for number, insertions, rank, bits, one in zip(*columns, strict=True)
     ]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtri
-from scipy.stats import rankdata
+from scipy.stats import mannwhitneyu, rankdata
 
 from fedkd.audit.bounds import count_at_least, scores_of
 from fedkd.audit.intervals import (
@@ -23,6 +23,8 @@ from fedkd.audit.intervals import (
 )
 
 FPRS = (0.01, 0.001)
+EXACT_PAIRS = 2_500
+"""Up to so many pairs of a member and a non-member the law of an AUC by chance is enumerated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +34,14 @@ class Auc:
     Attributes:
         value: 0.5 is guessing.
         interval: see :func:`auc`.
+        p: one-sided, of "members score no higher"; see :func:`chance_p`.
         n_members: scores of members.
         n_nonmembers: scores of non-members.
     """
 
     value: float
     interval: Interval
+    p: float
     n_members: int
     n_nonmembers: int
 
@@ -64,7 +68,36 @@ def auc(members: ArrayLike, nonmembers: ArrayLike, *, confidence: float = 0.95) 
     else:
         low, high = _by_pairs(value, min(n, m), confidence=confidence)
     interval = Interval(low=low, high=high, confidence=confidence)
-    return Auc(value=value, interval=interval, n_members=n, n_nonmembers=m)
+    p = chance_p(ins, outs)
+    return Auc(value=value, interval=interval, p=p, n_members=n, n_nonmembers=m)
+
+
+def chance_p(members: ArrayLike, nonmembers: ArrayLike) -> float:
+    """Return Mann and Whitney's one-sided p of "members score no higher than non-members".
+
+    Exact up to 2,500 pairs, ties included; beyond that the normal approximation with corrections
+    for ties and continuity. The normal p of DeLong's interval, for ten against ten, is below 0.005
+    in 1.6 % of the cases without any leak.
+    """
+    ins, outs = scores_of(members), scores_of(nonmembers)
+    if len(ins) * len(outs) > EXACT_PAIRS:
+        return float(mannwhitneyu(ins, outs, alternative="greater", method="asymptotic").pvalue)
+    return _exact_p(ins, outs) if len(ins) <= len(outs) else _exact_p(-outs, -ins)
+
+
+def _exact_p(ins: Floats, outs: Floats) -> float:
+    """Return the share of ways to pick n scores whose ranks add up to those of ``ins`` or more.
+
+    Ways are counted score by score, by how many were picked and by their doubled midranks' sum.
+    """
+    n = len(ins)
+    ranks = np.rint(2 * rankdata(np.concatenate([ins, outs]))).astype(np.int64)
+    top = int(np.sort(ranks)[-n:].sum())
+    ways = np.zeros((n + 1, top + 1))
+    ways[0, 0] = 1
+    for rank in ranks.tolist():
+        ways[1:, rank:] += ways[:-1, : top + 1 - rank]
+    return float(ways[n, ranks[:n].sum() :].sum() / ways[n].sum())
 
 
 def _by_pairs(value: float, pairs: int, *, confidence: float) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from fedkd.audit.attacks.base import Bench
 from fedkd.audit.exposure import Exposures, exact_exposure, interpolated_exposure
+from fedkd.audit.extrapolation import Extrapolation, extrapolated_exposure
 from fedkd.canaries.base import Canary, Probes
 from fedkd.data.federation import load
 from fedkd.tasks import Task, as_rows
@@ -82,11 +84,13 @@ class Lineup:
     Attributes:
         canary: the suspect.
         probes: of all secrets, the order telling nothing about which one is true.
+        secrets: int64 ``[k]``, the candidates in that order.
         own: which of them is true; for scoring only.
     """
 
     canary: Canary
     probes: Probes
+    secrets: NDArray[np.int64]
     own: int
 
 
@@ -98,10 +102,12 @@ class Lineups:
         each: in order of the canaries.
         exact: every possible secret is in them, once; otherwise each canary's others are its own
             uniform draw, with replacement, as its secret was drawn.
+        n_secrets: that there are.
     """
 
     each: tuple[Lineup, ...]
     exact: bool
+    n_secrets: int
 
     @property
     def note(self) -> str:
@@ -118,6 +124,27 @@ class Lineups:
         others = np.ones(losses.shape, dtype=bool)
         others[rows, own] = False
         return interpolated_exposure(losses[rows, own], losses[others].reshape(len(own), -1))
+
+    def extrapolations(
+        self, losses: Floats, *, rng: np.random.Generator
+    ) -> tuple[Extrapolation | None, ...] | None:
+        """Return exposures beyond the cap from losses ``[n, k]``; None where ranks are exact.
+
+        Only of canaries at the cap, that no other secret beats or ties with: below it the rank is
+        an estimate already. Copies of a canary's own secret among its references are left out.
+        ``rng`` is not advanced, so that all other figures are the same with and without.
+        """
+        if self.exact:
+            return None
+        halves, bits = rng.spawn(1)[0], math.log2(self.n_secrets)
+        found: list[Extrapolation | None] = []
+        for one, row in zip(self.each, losses, strict=True):
+            own, others = float(row[one.own]), row[one.secrets != one.canary.secret]
+            at_cap = len(others) > 0 and own < others.min()
+            found.append(
+                extrapolated_exposure(own, others, secret_bits=bits, rng=halves) if at_cap else None
+            )
+        return tuple(found)
 
 
 def lineups(
@@ -153,8 +180,8 @@ def lineups(
             )
             secrets[own] = canary.secret
         probes = planted.family.probes(arrays, canary, secrets)
-        each.append(Lineup(canary=canary, probes=probes, own=own))
-    return Lineups(each=tuple(each), exact=exact)
+        each.append(Lineup(canary=canary, probes=probes, secrets=secrets, own=own))
+    return Lineups(each=tuple(each), exact=exact, n_secrets=n_secrets)
 
 
 def log_probabilities(sent: Knowledge | Consensus) -> Floats:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from scipy.special import ndtr, ndtri
 
 ALPHA = 0.05
 LEAST_CEILING = 0.5
@@ -32,13 +29,15 @@ class LeakTest:
 
 
 def leak_tests(rows: Sequence[dict[str, Any]]) -> list[LeakTest]:
-    """Return the tests of a report's rows: one a measurement, fixed before it is seen.
+    """Return the tests of the rows that decide: one a measurement, fixed before it is seen.
 
-    Exposure is tested at most insertions by its exact law, membership by DeLong's AUC above 0.5,
-    any other figure by its own p. A bound of an attack's own is a test at 5 %.
+    Exposure is tested at most insertions by its exact law, membership by Mann and Whitney's p, any
+    other figure by its own. A bound of an attack's own is a test at 5 %.
     """
     found: list[LeakTest] = []
     for row in rows:
+        if not row["decides"]:
+            continue
         where = {"channel": row["channel"], "attack": row["attack"]}
         if row["exposure_p"] is not None:
             words = f"{row['at_risk']}, exposure {row['exposure_mean']:.2f} bits"
@@ -46,7 +45,7 @@ def leak_tests(rows: Sequence[dict[str, Any]]) -> list[LeakTest]:
             found.append(LeakTest(**where, words=words, p=row["exposure_p"]))
         if row["auc"] is not None:
             words = f"{row['at_risk']}, AUC {row['auc']:.3f}"
-            found.append(LeakTest(**where, words=words, p=_auc_p(row["auc"], row["auc_ci"])))
+            found.append(LeakTest(**where, words=words, p=row["auc_p"]))
         for figure in row["figures"]:
             if figure["p"] is not None:
                 words = f"{figure['name']}: {figure['value']:.3g} (chance {figure['chance']:.3g})"
@@ -72,8 +71,7 @@ def verdict(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     done = leak_tests(rows)
     adjusted = holm([test.p for test in done])
     leaks = [test for test, p in zip(done, adjusted, strict=True) if p <= ALPHA]
-    ceilings = [row["eps_ceiling"] for row in rows if row["eps_ceiling"] is not None]
-    reach = max(ceilings, default=0.0)
+    reach = max((row["eps_ceiling"] or 0.0 for row in rows if row["decides"]), default=0.0)
     corrected = f"at {ALPHA:.0%}, Holm-corrected over {len(done)} tests"
     if leaks:
         first = {(t.channel, t.attack): t for t in reversed(leaks)}
@@ -81,7 +79,8 @@ def verdict(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         grade = LEAK
         sentence = f"Private information leaks through {_named(leaks)} ({corrected}). {named}."
     elif not done:
-        grade, sentence = UNKNOWN, "No attack ran, so nothing can be said about leakage."
+        grade = UNKNOWN
+        sentence = f"No attack{_that_decides(rows)} ran, so nothing can be said about leakage."
     elif reach < LEAST_CEILING:
         grade = UNKNOWN
         sentence = (
@@ -98,24 +97,22 @@ def _named(leaks: Sequence[LeakTest]) -> str:
     return ", ".join(dict.fromkeys(f"the channel {test.channel!r}" for test in leaks))
 
 
+def _that_decides(rows: Sequence[dict[str, Any]]) -> str:
+    return " that decides" if any(row["status"] == "ran" for row in rows) else ""
+
+
 def _limits(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines = [
         f"{row['attack']}: a perfect attack on so many ({row['n']}) certifies epsilon "
         f"{row['eps_ceiling']:.2f} at most ({row['eps_unit']})"
         for row in rows
-        if row["eps_ceiling"] is not None
+        if row["eps_ceiling"] is not None and row["decides"]
+    ]
+    lines += [
+        f"{row['attack']}: does not decide the verdict: {row['decides_reason']}"
+        for row in rows
+        if row["status"] == "ran" and not row["decides"]
     ]
     for status in ("failed", "not seen", "not applicable"):
         lines += [f"{r['attack']}: {status}: {r['reason']}" for r in rows if r["status"] == status]
     return lines
-
-
-def _auc_p(value: float, interval: Sequence[float]) -> float:
-    """Return the one-sided p of an AUC above 0.5, from its 95 % interval.
-
-    The wider side of the interval counts: one that is cut at 1 would look too sure.
-    """
-    reach = max(value - interval[0], interval[1] - value)
-    if reach <= 0 or not math.isfinite(reach):
-        return 1.0
-    return float(ndtr(-(value - 0.5) * ndtri(0.975) / reach))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -72,6 +73,12 @@ class Filter(ABC):
     @abstractmethod
     def fit(self, view: ClientView, *, rng: torch.Generator) -> FilterState:
         """Learn what this client's data looks like."""
+
+    def fit_many(
+        self, views: Sequence[ClientView], rngs: Sequence[torch.Generator]
+    ) -> list[FilterState]:
+        """Fit many clients, each as :meth:`fit` would alone; ``rngs`` are parallel to ``views``."""
+        return [self.fit(view, rng=rng) for view, rng in zip(views, rngs, strict=True)]
 
     @abstractmethod
     def weights(self, state: FilterState, view: ClientView) -> Tensor:

@@ -5,6 +5,7 @@ The client-side filter of EdgeFD, Mujtaba et al. 2025, https://arxiv.org/abs/250
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated
@@ -16,7 +17,7 @@ from torch import Tensor
 from fedkd.features.base import Features
 from fedkd.features.pca import PCA
 from fedkd.filters.base import ClientView, Filter, FilterState, filters
-from fedkd.filters.geometry import calibration_split, centroids_of, nearest
+from fedkd.filters.geometry import Wanted, calibration_split, centroids_of_all, nearest
 
 
 class Score(StrEnum):
@@ -62,18 +63,41 @@ class KMeansFilter(Filter):
 
     def fit(self, view: ClientView, *, rng: torch.Generator) -> FilterState:
         """Return ``centroids`` ``[k, d]``, ``threshold`` ``[]``, and ``pool`` for a ratio."""
-        split = calibration_split(view, fraction=self.calibration_fraction, rng=rng)
-        if split is None:
-            return {"centroids": view.proxy[:0], "threshold": view.proxy.new_zeros(())}
-        fitted, held_out = split
-        wanted = self.clusters_per_class * view.classes_held
-        k = max(2, min(wanted, fitted.shape[0] // 20))
-        state = {"centroids": centroids_of(fitted, k, rng=rng)}
-        if self.score is Score.RATIO:
-            k_pool = max(2, min(10 * self.clusters_per_class, view.proxy.shape[0] // 20))
-            state["pool"] = centroids_of(view.proxy, k_pool, rng=rng)
-        state["threshold"] = torch.quantile(_scores(held_out, state), self.quantile)
-        return state
+        return self.fit_many([view], [rng])[0]
+
+    def fit_many(
+        self, views: Sequence[ClientView], rngs: Sequence[torch.Generator]
+    ) -> list[FilterState]:
+        """Fit many clients; the centroids of all of them are found together."""
+        splits: list[tuple[Tensor, Tensor] | None] = []
+        wanted: list[Wanted] = []
+        for view, rng in zip(views, rngs, strict=True):
+            split = calibration_split(view, fraction=self.calibration_fraction, rng=rng)
+            splits.append(split)
+            if split is not None:
+                wanted += self._wanted(view, split[0], rng=rng)
+        found = iter(centroids_of_all(wanted))
+        states: list[FilterState] = []
+        for view, split in zip(views, splits, strict=True):
+            if split is None:
+                none = {"centroids": view.proxy[:0], "threshold": view.proxy.new_zeros(())}
+                states.append(none)
+                continue
+            state = {"centroids": next(found)}
+            if self.score is Score.RATIO:
+                state["pool"] = next(found)
+            state["threshold"] = torch.quantile(_scores(split[1], state), self.quantile)
+            states.append(state)
+        return states
+
+    def _wanted(self, view: ClientView, fitted: Tensor, *, rng: torch.Generator) -> list[Wanted]:
+        """Return whose centroids a client needs: its own rows', and for a ratio the proxy set's."""
+        clusters = min(self.clusters_per_class * view.classes_held, len(fitted) // 20)
+        own = Wanted(rows=fitted, n_clusters=max(2, clusters), rng=rng)
+        if self.score is Score.DISTANCE:
+            return [own]
+        clusters = min(10 * self.clusters_per_class, len(view.proxy) // 20)
+        return [own, Wanted(rows=view.proxy, n_clusters=max(2, clusters), rng=rng)]
 
     def weights(self, state: FilterState, view: ClientView) -> Tensor:
         """Return ones for kept rows, zeros for all others."""

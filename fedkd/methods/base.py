@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from fedkd.aggregators.base import Aggregator
+from fedkd.aggregators.streaming import sums_from_tensors, sums_to_tensors
 from fedkd.distillers.base import Distiller
 from fedkd.filters.base import Filter
 from fedkd.protectors.base import softened
@@ -98,11 +99,42 @@ class Method(ABC):
         """Turn a protected upload into the space the server reads."""
         return upload
 
+    @property
+    def folds(self) -> bool:
+        """Whether a state is sums of a fixed size, so that it is worth more than the uploads."""
+        return False
+
     @abstractmethod
+    def accumulate(self, state: Any, upload: Upload, *, n_rows: int) -> Any:
+        """Return the state with one upload more; ``state`` is used up, None begins one."""
+
+    @abstractmethod
+    def merge(self, left: Any, right: Any) -> Any:
+        """Return the state that holds the uploads of both."""
+
+    @abstractmethod
+    def finish(self, state: Any, *, rng: torch.Generator) -> Broadcast | None:
+        """Turn a round's uploads into what the next round starts from.
+
+        ``state`` holds them; it is None when no sound upload came.
+        """
+
+    def to_tensors(self, state: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return a state as named tensors and facts for JSON, where the method ``folds``."""
+        raise NotImplementedError("this method keeps uploads")
+
+    def from_tensors(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Any:
+        """Return what :meth:`to_tensors` was given."""
+        raise NotImplementedError("this method keeps uploads")
+
     def server_round(
         self, uploads: Sequence[Upload], *, n_rows: int, rng: torch.Generator
     ) -> Broadcast | None:
-        """Turn a round's uploads, ordered by client, into what the next round starts from."""
+        """Fold uploads, ordered by client, and finish."""
+        state: Any = None
+        for upload in uploads:
+            state = self.accumulate(state, upload, n_rows=n_rows)
+        return self.finish(state, rng=rng)
 
     @abstractmethod
     def absorb(self, learner: Learner, clients: Sequence[int], incoming: Broadcast | None) -> None:
@@ -145,12 +177,34 @@ class CoDistillation(Method):
             raise ValueError("the distiller needs raw logits, but the protector made probabilities")
         return softened(upload, temperature=self.distiller.teacher_temperature)
 
-    def server_round(
-        self, uploads: Sequence[Upload], *, n_rows: int, rng: torch.Generator
-    ) -> Broadcast | None:
+    @property
+    def folds(self) -> bool:
+        """Linear aggregators sum."""
+        return self.aggregator.linear
+
+    def accumulate(self, state: Any, upload: Upload, *, n_rows: int) -> Any:
+        """Add one client's knowledge."""
+        if not isinstance(upload, Knowledge):
+            raise TypeError("this method aggregates knowledge")
+        return self.aggregator.accumulate(state, upload, n_rows=n_rows)
+
+    def merge(self, left: Any, right: Any) -> Any:
+        """Add two states."""
+        return self.aggregator.merge(left, right)
+
+    def finish(self, state: Any, *, rng: torch.Generator) -> Broadcast | None:
         """Aggregate per row over the clients that kept it."""
-        knowledge = [upload for upload in uploads if isinstance(upload, Knowledge)]
-        return self.aggregator.aggregate(knowledge, n_rows=n_rows, rng=rng)
+        if state is None:
+            raise ValueError("no uploads to aggregate")
+        return self.aggregator.finish(state, rng=rng)
+
+    def to_tensors(self, state: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Sums are tensors."""
+        return sums_to_tensors(state)
+
+    def from_tensors(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Any:
+        """Return the sums."""
+        return sums_from_tensors(tensors, facts)
 
     def absorb(self, learner: Learner, clients: Sequence[int], incoming: Broadcast | None) -> None:
         """Distil one pass."""
@@ -173,9 +227,15 @@ class Alone(Method):
         learner.fit(clients, None, None)
         return [None for _ in clients]
 
-    def server_round(
-        self, uploads: Sequence[Upload], *, n_rows: int, rng: torch.Generator
-    ) -> Broadcast | None:
+    def accumulate(self, state: Any, upload: Upload, *, n_rows: int) -> Any:
+        """There is nothing to aggregate."""
+        raise TypeError("this method aggregates nothing")
+
+    def merge(self, left: Any, right: Any) -> Any:
+        """There is nothing to aggregate."""
+        raise TypeError("this method aggregates nothing")
+
+    def finish(self, state: Any, *, rng: torch.Generator) -> Broadcast | None:
         """There is nothing to aggregate."""
         return None
 

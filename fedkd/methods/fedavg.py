@@ -8,13 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from fedkd.methods.base import Learner, MessageKind, Method, methods
 from fedkd.types import Broadcast, Update, Upload
+
+
+@dataclass(eq=False, kw_only=True)
+class Total:
+    """Sums over updates: float64 arrays by name, and the sum of their weights."""
+
+    arrays: dict[str, Tensor]
+    weight: float
 
 
 @methods.register("fedavg")
@@ -40,20 +48,43 @@ class FedAvg(Method):
         learner.fit(clients, None, None)
         return list(learner.parameters(clients))
 
-    def server_round(
-        self, uploads: Sequence[Upload], *, n_rows: int, rng: torch.Generator
-    ) -> Broadcast | None:
-        """Average the parameters, weighted by example counts, in float64."""
-        updates = [upload for upload in uploads if isinstance(upload, Update)]
-        total = sum(update.weight for update in updates)
-        if not updates or total <= 0:
-            raise ValueError(f"cannot average {len(updates)} updates of total weight {total}")
-        names = updates[0].arrays
-        mean: dict[str, Tensor] = {}
-        for name in names:
-            weighted = torch.stack([u.arrays[name].double() * u.weight for u in updates])
-            mean[name] = (weighted.sum(dim=0) / total).float()
-        return Update(arrays=mean)
+    @property
+    def folds(self) -> bool:
+        """Parameters add up."""
+        return True
+
+    def accumulate(self, state: Any, upload: Upload, *, n_rows: int) -> Any:
+        """Add parameters, weighted by example counts, in float64."""
+        if not isinstance(upload, Update):
+            raise TypeError("this method averages parameters")
+        if state is None:
+            arrays = {name: value.double() * upload.weight for name, value in upload.arrays.items()}
+            return Total(arrays=arrays, weight=upload.weight)
+        for name, value in upload.arrays.items():
+            state.arrays[name].add_(value.double(), alpha=upload.weight)
+        state.weight += upload.weight
+        return state
+
+    def merge(self, left: Any, right: Any) -> Any:
+        """Add two totals."""
+        arrays = {name: value + right.arrays[name] for name, value in left.arrays.items()}
+        return Total(arrays=arrays, weight=left.weight + right.weight)
+
+    def finish(self, state: Any, *, rng: torch.Generator) -> Broadcast | None:
+        """Divide by the weight."""
+        if state is None or state.weight <= 0:
+            weight = 0 if state is None else state.weight
+            raise ValueError(f"cannot average updates of total weight {weight}")
+        return Update(arrays={n: (v / state.weight).float() for n, v in state.arrays.items()})
+
+    def to_tensors(self, state: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the arrays, and the weight beside them."""
+        return state.arrays, {"weight": state.weight, "names": list(state.arrays)}
+
+    def from_tensors(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Any:
+        """Return the total, its arrays in their order."""
+        arrays = {name: tensors[name] for name in facts["names"]}
+        return Total(arrays=arrays, weight=float(facts["weight"]))
 
     def absorb(self, learner: Learner, clients: Sequence[int], incoming: Broadcast | None) -> None:
         """Overwrite the clients' parameters."""

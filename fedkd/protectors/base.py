@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedkd.privacy.events import Event
 from fedkd.registry import Registry
-from fedkd.types import Consensus, Knowledge, ProxySet, Space
+from fedkd.types import Consensus, Knowledge, ProxySet, Space, Wire
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -118,10 +118,11 @@ def dense(knowledge: Knowledge, *, n_classes: int) -> Knowledge:
     classes = knowledge.classes
     if classes is None or classes.dim() != 2:
         return knowledge
+    named = replace(knowledge, scores=knowledge.scores.float())
     others = max(1, n_classes - classes.shape[1])
-    scores = (rest_of(knowledge) / others).repeat(1, n_classes)
-    scores = scores.scatter(1, classes, knowledge.scores)
-    return replace(knowledge, scores=scores, classes=None, bits=None)
+    scores = (rest_of(named) / others).repeat(1, n_classes)
+    scores = scores.scatter(1, classes, named.scores)
+    return replace(named, scores=scores, classes=None, bits=None, wire=Wire.FLOAT32)
 
 
 protectors = Registry("protector", Protector, package="fedkd.protectors")

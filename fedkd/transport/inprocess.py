@@ -6,7 +6,6 @@ serialised, by the server.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Sequence
 from uuid import uuid4
 
@@ -16,12 +15,11 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedkd.transport.batch import new_run
 from fedkd.transport.messages import ErrorCode
 
 SCENARIO_KEY = "scenario-json"
 """The one key of Flower's run config: the resolved scenario as JSON."""
-
-_run_ids = itertools.count(1)
 
 
 class InProcessGrid(Grid):
@@ -29,7 +27,7 @@ class InProcessGrid(Grid):
 
     def __init__(self, app: ClientApp, *, n_clients: int, scenario_json: str) -> None:
         self._app = app
-        self._run = Run.create_empty(run_id=next(_run_ids))
+        self._run = new_run()
         self._replies: dict[str, Message] = {}
         self._contexts = {
             client + 1: Context(
@@ -98,6 +96,11 @@ def run_in_process(
 ) -> None:
     """Run two Flower apps against each other in this process, to the end of the server app."""
     grid = InProcessGrid(client, n_clients=n_clients, scenario_json=scenario_json)
+    run_on(grid, server, scenario_json=scenario_json)
+
+
+def run_on(grid: Grid, server: ServerApp, *, scenario_json: str) -> None:
+    """Run a server app over a grid of this process, to its end."""
     TaskIdentity.task_id = TaskIdentity.run_id = grid.run.run_id
     TaskIdentity.node_id = 0
     context = Context(

@@ -58,6 +58,21 @@ class Roll:
     rows: Tensor | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Hello:
+    """What one side says of itself in the handshake.
+
+    Attributes:
+        version: of its fedkd.
+        scenario: hash of the scenario it runs.
+        simulated: a client in a simulation, which lets itself be measured.
+    """
+
+    version: str
+    scenario: str
+    simulated: bool = False
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Request:
     """One question to one client.
@@ -71,6 +86,7 @@ class Request:
         closing: measure a copy that has also taken in ``incoming``.
         roll: for masked sums, among whom.
         keys: for masked sums, everybody's public keys, when the client does not have them yet.
+        hello: who asks, for ``Action.HELLO`` only.
     """
 
     action: Action
@@ -81,6 +97,7 @@ class Request:
     closing: bool = False
     roll: Roll | None = None
     keys: Keys | None = None
+    hello: Hello | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -95,6 +112,9 @@ class Reply:
         key: uint8 ``[32]``, the public half of a new key pair, for ``Action.KEYS`` only.
         masked: uint32, ``[proxy]`` counts or ``[n, classes + 1]`` weighted scores and weights,
             each word uniform until those of all members are added modulo 2^32.
+        hello: who answers, for ``Action.HELLO`` only.
+        error: what kind of exception kept the client from answering; empty for none. Nothing of
+            its text leaves the client.
     """
 
     client: int
@@ -103,6 +123,8 @@ class Reply:
     metrics: dict[str, float] = field(default_factory=dict)
     key: Tensor | None = None
     masked: Tensor | None = None
+    hello: Hello | None = None
+    error: str = ""
 
 
 class ErrorCode:

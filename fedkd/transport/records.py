@@ -1,49 +1,57 @@
-"""Requests and replies as Flower records, and how many bytes each kind of them takes.
-
-Every kind of content has a record of its own, so that bytes can be counted by kind on exactly
-what is serialised. Which rows scores are about travels as a bit mask.
-"""
+"""Requests and replies as Flower records, and how many bytes each kind of them takes."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
-from torch import Tensor
 
-from fedkd.transport.codes import RecordError, narrow, packed, unpacked, widened
-from fedkd.transport.messages import Action, Keys, Reply, Request, Roll
-from fedkd.types import (
-    NOBODY,
-    SCHEMA,
-    Broadcast,
-    Consensus,
-    Knowledge,
-    ProxySet,
-    ProxySource,
-    Space,
-    Update,
-    Upload,
+from fedkd.transport.codes import RecordError
+from fedkd.transport.content import (
+    Header,
+    arrays_of,
+    content_header,
+    put_content,
+    rows_of,
+    take_content,
+    to_array,
+    to_mask,
+    to_tensor,
 )
+from fedkd.transport.messages import Action, Hello, Keys, Reply, Request, Roll
+from fedkd.types import NOBODY, SCHEMA, Consensus, Knowledge, ProxySet, ProxySource
 
-CONTROL, METRICS, MASKS = "control", "metrics", "masks"
+CONTROL, METRICS = "control", "metrics"
 KEYS, MASKED, ROLL = "keys", "masked", "roll"
+
+
+def request_header(request: Request) -> Header:
+    """Return the facts of a request, which travel beside its arrays."""
+    header: Header = {"schema": SCHEMA, "round": request.round, "closing": request.closing}
+    facts = _proxy_header(request.proxy) | content_header(request.incoming)
+    return header | facts | _hello_header(request.hello)
+
+
+def reply_header(reply: Reply) -> Header:
+    """Return the facts of a reply, which travel beside its arrays."""
+    header: Header = {"schema": SCHEMA, "client": reply.client}
+    facts = _proxy_header(reply.contribution) | content_header(reply.upload)
+    return header | facts | _hello_header(reply.hello)
+
+
+def rows_in(roll: Roll) -> int:
+    """Return how many rows the bit mask of a roll covers."""
+    return int(roll.rows.max()) + 1 if roll.rows is not None and len(roll.rows) else 0
 
 
 def request_records(request: Request) -> RecordDict:
     """Return the records of a request."""
-    records = RecordDict()
-    header: dict[str, int | float | str | bool] = {
-        "schema": SCHEMA,
-        "round": request.round,
-        "closing": request.closing,
-    }
-    _put_proxy(records, header, request.proxy)
-    _put_content(records, header, request.incoming)
+    records, header = RecordDict(), request_header(request)
+    _put_proxy(records, request.proxy)
+    put_content(records, header, request.incoming)
     _put_roll(records, request.roll)
     if request.keys is not None:
-        keys = {"clients": _array(request.keys.clients), "public": _array(request.keys.public)}
+        keys = {"clients": to_array(request.keys.clients), "public": to_array(request.keys.public)}
         records[KEYS] = ArrayRecord(keys)
     records[CONTROL] = ConfigRecord(dict(header))
     return records
@@ -52,7 +60,7 @@ def request_records(request: Request) -> RecordDict:
 def read_request(records: RecordDict, *, action: Action, client: int) -> Request:
     """Rebuild a request; RecordError when it is newer or incomplete."""
     header = _header(records)
-    incoming = _take_content(records, header)
+    incoming = take_content(records, header)
     if isinstance(incoming, Knowledge):
         raise RecordError("a request carries knowledge; only replies do")
     return Request(
@@ -64,19 +72,19 @@ def read_request(records: RecordDict, *, action: Action, client: int) -> Request
         closing=bool(header["closing"]),
         roll=_take_roll(records),
         keys=_take_keys(records),
+        hello=_take_hello(header),
     )
 
 
 def reply_records(reply: Reply) -> RecordDict:
     """Return the records of a reply."""
-    records = RecordDict()
-    header: dict[str, int | float | str | bool] = {"schema": SCHEMA, "client": reply.client}
-    _put_proxy(records, header, reply.contribution)
-    _put_content(records, header, reply.upload)
+    records, header = RecordDict(), reply_header(reply)
+    _put_proxy(records, reply.contribution)
+    put_content(records, header, reply.upload)
     if reply.key is not None:
-        records[KEYS] = ArrayRecord({"public": _array(reply.key)})
+        records[KEYS] = ArrayRecord({"public": to_array(reply.key)})
     if reply.masked is not None:
-        records[MASKED] = ArrayRecord({"words": _array(reply.masked)})
+        records[MASKED] = ArrayRecord({"words": to_array(reply.masked)})
     if reply.metrics:
         records[METRICS] = MetricRecord(dict(reply.metrics))
     records[CONTROL] = ConfigRecord(dict(header))
@@ -86,18 +94,19 @@ def reply_records(reply: Reply) -> RecordDict:
 def read_reply(records: RecordDict) -> Reply:
     """Rebuild a reply; RecordError when it is newer or incomplete."""
     header = _header(records)
-    upload = _take_content(records, header)
+    upload = take_content(records, header)
     if isinstance(upload, Consensus):
         raise RecordError("a reply carries a consensus; only requests do")
-    client, arrays = int(header["client"]), _arrays(records)
+    client, arrays = int(header["client"]), arrays_of(records)
     measured = records.metric_records.get(METRICS, MetricRecord())
     return Reply(
         client=client,
         upload=upload,
         contribution=_take_proxy(records, header, client=client),
         metrics={name: float(value) for name, value in measured.items()},  # type: ignore[arg-type]
-        key=_tensor(arrays[KEYS], "public") if KEYS in arrays else None,
-        masked=_tensor(arrays[MASKED], "words") if MASKED in arrays else None,
+        key=to_tensor(arrays[KEYS], "public") if KEYS in arrays else None,
+        masked=to_tensor(arrays[MASKED], "words") if MASKED in arrays else None,
+        hello=_take_hello(header),
     )
 
 
@@ -113,9 +122,6 @@ def count_bytes(records: RecordDict) -> dict[str, int]:
     return sizes | {CONTROL: total - sum(sizes.values())}
 
 
-Header = dict[str, int | float | str | bool]
-
-
 def _header(records: RecordDict) -> Header:
     header = records.get(CONTROL)
     if not isinstance(header, ConfigRecord) or header.get("schema") != SCHEMA:
@@ -124,53 +130,29 @@ def _header(records: RecordDict) -> Header:
     return dict(header)  # type: ignore[arg-type]
 
 
-def _arrays(records: RecordDict) -> dict[str, ArrayRecord]:
-    """Return the array records; Flower's own view of them checks every type again."""
-    return {name: record for name, record in records.items() if isinstance(record, ArrayRecord)}
+def _proxy_header(proxy: ProxySet | None) -> Header:
+    if proxy is None:
+        return {}
+    return {"proxy.source": proxy.source.value, "proxy.version": proxy.version}
 
 
-def _array(tensor: Tensor) -> Array:
-    return Array(tensor.detach().cpu().numpy())
-
-
-def _tensor(record: ArrayRecord, name: str) -> Tensor:
-    if name not in record:
-        raise RecordError(f"array {name!r} is missing")
-    return torch.from_numpy(record[name].numpy().copy())
-
-
-def _pack(rows: Tensor, n_rows: int) -> Array:
-    mask = np.zeros(n_rows, dtype=bool)
-    mask[rows.cpu().numpy()] = True
-    return Array(np.packbits(mask))
-
-
-def _unpack(record: ArrayRecord, name: str, n_rows: int) -> Tensor:
-    bits = _tensor(record, name)
-    if bits.dtype != torch.uint8 or bits.dim() != 1 or len(bits) != -(-n_rows // 8):
-        raise RecordError(f"mask {name!r} has {tuple(bits.shape)} bytes for {n_rows} rows")
-    mask = np.unpackbits(bits.numpy(), count=n_rows)
-    return torch.from_numpy(np.flatnonzero(mask))
-
-
-def _put_proxy(records: RecordDict, header: Header, proxy: ProxySet | None) -> None:
+def _put_proxy(records: RecordDict, proxy: ProxySet | None) -> None:
     if proxy is None:
         return
-    arrays = {"inputs": _array(proxy.inputs), "ids": _array(proxy.ids)}
+    arrays = {"inputs": to_array(proxy.inputs), "ids": to_array(proxy.ids)}
     if proxy.owner is not None:
-        arrays["own"] = _pack(torch.nonzero(proxy.owner != NOBODY).flatten(), len(proxy))
-    header |= {"proxy.source": proxy.source.value, "proxy.version": proxy.version}
+        arrays["own"] = to_mask(torch.nonzero(proxy.owner != NOBODY).flatten(), len(proxy))
     records["proxy"] = ArrayRecord(arrays)
 
 
 def _take_proxy(records: RecordDict, header: Header, *, client: int) -> ProxySet | None:
-    record = _arrays(records).get("proxy")
+    record = arrays_of(records).get("proxy")
     if record is None:
         return None
-    inputs, ids, owner = _tensor(record, "inputs"), _tensor(record, "ids"), None
+    inputs, ids, owner = to_tensor(record, "inputs"), to_tensor(record, "ids"), None
     if "own" in record:
         owner = torch.full((len(inputs),), NOBODY)
-        owner[_unpack(record, "own", len(inputs))] = client
+        owner[rows_of(record, "own", len(inputs))] = client
     return ProxySet(
         inputs=inputs,
         ids=ids,
@@ -180,14 +162,29 @@ def _take_proxy(records: RecordDict, header: Header, *, client: int) -> ProxySet
     )
 
 
+def _hello_header(hello: Hello | None) -> Header:
+    if hello is None:
+        return {}
+    facts: Header = {"hello.version": hello.version, "hello.scenario": hello.scenario}
+    return facts | {"hello.simulated": hello.simulated}
+
+
+def _take_hello(header: Header) -> Hello | None:
+    if "hello.version" not in header:
+        return None
+    return Hello(
+        version=str(header["hello.version"]),
+        scenario=str(header["hello.scenario"]),
+        simulated=bool(header["hello.simulated"]),
+    )
+
+
 def _put_roll(records: RecordDict, roll: Roll | None) -> None:
     if roll is None:
         return
-    n_rows = 0
     if roll.rows is not None:
-        n_rows = int(roll.rows.max()) + 1 if len(roll.rows) else 0
-        records[MASKED] = ArrayRecord({"rows": _pack(roll.rows, n_rows)})
-    facts = {"members": list(roll.members), "attempt": roll.attempt, "n_rows": n_rows}
+        records[MASKED] = ArrayRecord({"rows": to_mask(roll.rows, rows_in(roll))})
+    facts = {"members": list(roll.members), "attempt": roll.attempt, "n_rows": rows_in(roll)}
     records[ROLL] = ConfigRecord(dict(facts))
 
 
@@ -198,80 +195,13 @@ def _take_roll(records: RecordDict) -> Roll | None:
     members, attempt, n_rows = facts["members"], facts["attempt"], facts["n_rows"]
     if not isinstance(members, list) or not isinstance(attempt, int) or not isinstance(n_rows, int):
         raise RecordError(f"a roll of {members!r}, attempt {attempt!r}, {n_rows!r} rows")
-    record = _arrays(records).get(MASKED)
-    rows = None if record is None else _unpack(record, "rows", n_rows)
+    record = arrays_of(records).get(MASKED)
+    rows = None if record is None else rows_of(record, "rows", n_rows)
     return Roll(members=tuple(int(member) for member in members), attempt=attempt, rows=rows)
 
 
 def _take_keys(records: RecordDict) -> Keys | None:
-    record = _arrays(records).get(KEYS)
+    record = arrays_of(records).get(KEYS)
     if record is None:
         return None
-    return Keys(clients=_tensor(record, "clients"), public=_tensor(record, "public"))
-
-
-def _put_content(records: RecordDict, header: Header, content: Upload | Broadcast | None) -> None:
-    if content is None:
-        return
-    if isinstance(content, Update):
-        header["weight"] = content.weight
-        records["update"] = ArrayRecord({k: _array(v) for k, v in content.arrays.items()})
-        return
-    kind = "knowledge" if isinstance(content, Knowledge) else "consensus"
-    n_rows = int(content.rows.max()) + 1 if len(content) else 0
-    header |= {"n_rows": n_rows, "space": content.space.value, "temperature": content.temperature}
-    arrays = {"scores": content.scores}
-    if isinstance(content, Knowledge) and content.bits is not None:
-        header |= {"bits": content.bits, "columns": content.scores.shape[1]}
-        arrays["scores"] = packed(content.scores, content.bits)
-    if isinstance(content, Knowledge) and content.classes is not None:
-        arrays["classes"] = narrow(content.classes)
-    if content.row_temperatures is not None:
-        arrays["temperatures"] = content.row_temperatures
-    records[kind] = ArrayRecord({name: _array(tensor) for name, tensor in arrays.items()})
-    masks = {"rows": _pack(content.rows, n_rows)}
-    if isinstance(content, Knowledge) and bool((content.weights != 1).any()):
-        masks["weights"] = _array(content.weights)
-    records[MASKS] = ArrayRecord(masks)
-
-
-def _take_content(records: RecordDict, header: Header) -> Knowledge | Consensus | Update | None:
-    arrays = _arrays(records)
-    if "update" in arrays:
-        tensors = {name: _tensor(arrays["update"], name) for name in arrays["update"]}
-        return Update(arrays=tensors, weight=float(header["weight"]))
-    kind = next((kind for kind in ("knowledge", "consensus") if kind in arrays), None)
-    if kind is None:
-        return None
-    if MASKS not in arrays:
-        raise RecordError(f"{kind} without its row mask")
-    rows = _unpack(arrays[MASKS], "rows", int(header["n_rows"]))
-    scores, bits = _tensor(arrays[kind], "scores"), None
-    if "bits" in header:
-        bits = int(header["bits"])
-        scores = unpacked(scores, bits, shape=(len(rows), int(header.get("columns", 0))))
-    if scores.dim() != 2 or len(scores) != len(rows):
-        raise RecordError(f"{tuple(scores.shape)} scores for {len(rows)} rows")
-    space, temperature = Space(str(header["space"])), float(header["temperature"])
-    told = _tensor(arrays[kind], "temperatures") if "temperatures" in arrays[kind] else None
-    if kind == "consensus":
-        return Consensus(
-            rows=rows,
-            scores=scores,
-            space=space,
-            temperature=temperature,
-            keepers=None,
-            row_temperatures=told,
-        )
-    weighted = "weights" in arrays[MASKS]
-    weights = _tensor(arrays[MASKS], "weights") if weighted else torch.ones(len(rows))
-    return Knowledge(
-        rows=rows,
-        scores=scores,
-        weights=weights,
-        space=space,
-        temperature=temperature,
-        classes=widened(_tensor(arrays[kind], "classes")) if "classes" in arrays[kind] else None,
-        bits=bits,
-        row_temperatures=told,
-    )
+    return Keys(clients=to_tensor(record, "clients"), public=to_tensor(record, "public"))

@@ -13,7 +13,15 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fedkd.results import MaskedUploads, Traffic
-from fedkd.transport.codes import RecordError, narrow, packed, unpacked, widened
+from fedkd.transport.codes import (
+    WIRE_TYPES,
+    RecordError,
+    floats,
+    narrow,
+    packed,
+    unpacked,
+    widened,
+)
 from fedkd.types import (
     SCHEMA,
     Broadcast,
@@ -24,6 +32,7 @@ from fedkd.types import (
     Space,
     Update,
     Upload,
+    Wire,
 )
 
 _HEADER_BYTES = 8
@@ -47,17 +56,20 @@ class Stored:
         sha = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode())
         for name, tensor in sorted(self.tensors.items()):
             sha.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-            sha.update(tensor.numpy().tobytes())
+            plain = floats(tensor, Wire.BFLOAT16) if tensor.dtype == torch.bfloat16 else tensor
+            sha.update(plain.numpy().tobytes())
         return sha.hexdigest()
 
 
 def stored(record: Upload | Broadcast) -> Stored:
-    """Return what :func:`content_of` turns back into ``record``, bit by bit."""
+    """Return what :func:`content_of` turns back into ``record``, bit by bit; scores as float32."""
     if isinstance(record, Update):
         facts = {"kind": "update", "weight": record.weight, "order": list(record.arrays)}
         return Stored(tensors=_copies(record.arrays), facts=facts)
     facts = {"space": record.space.value, "temperature": record.temperature}
-    tensors = {"rows": narrow(record.rows), "scores": record.scores}
+    if record.wire is not Wire.FLOAT32:
+        facts["wire"] = record.wire.value
+    tensors = {"rows": narrow(record.rows), "scores": record.scores.to(WIRE_TYPES[record.wire])}
     if record.row_temperatures is not None:
         tensors["row_temperatures"] = record.row_temperatures
     if isinstance(record, Consensus):
@@ -80,14 +92,16 @@ def content_of(parts: Stored) -> Upload | Broadcast:
         return Update(arrays=arrays, weight=facts["weight"])
     rows, space = widened(tensors["rows"]), Space(facts["space"])
     told, temperature = tensors.get("row_temperatures"), float(facts["temperature"])
+    wire = Wire(facts.get("wire", Wire.FLOAT32.value))
     if facts["kind"] == "consensus":
         return Consensus(
             rows=rows,
-            scores=tensors["scores"],
+            scores=tensors["scores"].float(),
             space=space,
             temperature=temperature,
             keepers=widened(tensors["keepers"]) if "keepers" in tensors else None,
             row_temperatures=told,
+            wire=wire,
         )
     if facts["kind"] != "knowledge":
         raise RecordError(f"a record of the kind {facts['kind']!r}")
@@ -96,13 +110,14 @@ def content_of(parts: Stored) -> Upload | Broadcast:
         scores = unpacked(scores, facts["bits"], shape=(len(rows), facts["columns"]))
     return Knowledge(
         rows=rows,
-        scores=scores,
+        scores=scores.float(),
         weights=tensors.get("weights", torch.ones(len(rows))),
         space=space,
         temperature=temperature,
         classes=widened(tensors["classes"]) if "classes" in tensors else None,
         bits=facts["bits"],
         row_temperatures=told,
+        wire=wire,
     )
 
 

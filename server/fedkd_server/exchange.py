@@ -11,8 +11,12 @@ from flwr.serverapp import Grid
 
 from fedkd.errors import RunStopped
 from fedkd.results import Failure
-from fedkd.transport.messages import Action, Reply, Request
+from fedkd.transport.batch import BatchGrid, Harvest, Intake, grouped
+from fedkd.transport.messages import Hello, Reply, Request
 from fedkd.transport.records import count_bytes, read_reply, request_records
+from fedkd.transport.sizes import message_size
+from fedkd.types import ProxySet
+from fedkd_server.roll_call import RollCall
 
 
 @dataclass(kw_only=True)
@@ -33,15 +37,23 @@ class Answers:
 
 
 class Exchange:
-    """Speaks to clients by id over any Flower grid."""
+    """Speaks to clients by id over any Flower grid.
 
-    def __init__(self, grid: Grid, *, n_clients: int) -> None:
-        self._grid = grid
-        self._nodes = self._handshake(n_clients)
+    Attributes:
+        simulated: the clients that let themselves be measured; none in a deployment.
+    """
+
+    def __init__(self, grid: Grid, *, n_clients: int, greeting: Hello | None = None) -> None:
+        self._grid, self._n_clients = grid, n_clients
+        self.simulated: frozenset[int] = frozenset()
+        self._nodes = self._handshake(n_clients, greeting)
 
     def ask(self, requests: Sequence[Request]) -> Answers:
         """Send one request of one kind to each of some clients and wait for all of them."""
         answers = Answers()
+        if isinstance(self._grid, BatchGrid):
+            self._ask_batch(self._grid, requests, answers)
+            return answers
         messages: list[Message] = []
         packed: dict[tuple[int, ...], tuple[RecordDict, dict[str, int]]] = {}
         for request in requests:
@@ -59,6 +71,51 @@ class Exchange:
         asked = {self._nodes[request.client]: request for request in requests}
         self._collect(self._grid.send_and_receive(messages), asked, answers)
         return answers
+
+    def fold(
+        self, requests: Sequence[Request], intake: Intake, *, keep: bool
+    ) -> tuple[list[Harvest], Counter[str]]:
+        """Ask, and take in the uploads where they arise; also return the bytes sent down.
+
+        There is one harvest for each group of clients, in order (``transport.batch``).
+        """
+        if isinstance(self._grid, BatchGrid):
+            return self._grid.fold(requests, keep=keep), _sizes(requests)
+        answers = self.ask(requests)
+        replies = dict(answers.replies)
+        for failure in answers.failures:
+            replies[failure.client] = Reply(client=failure.client, error=failure.reason)
+        harvests = [
+            intake.take(group, [replies[request.client] for request in group], keep=keep)
+            for group in grouped(requests, n_clients=self._n_clients)
+        ]
+        return harvests, answers.bytes_down
+
+    def learn(self, proxy: ProxySet, intake: Intake) -> None:
+        """Tell whoever takes in uploads what they are about."""
+        if isinstance(self._grid, BatchGrid):
+            self._grid.learn(proxy)
+        intake.learn(proxy)
+
+    def forgotten(self) -> set[int]:
+        """Return the clients that lost what they were sent since the last call."""
+        if not isinstance(self._grid, BatchGrid):
+            return set()
+        lost, self._grid.forgotten = self._grid.forgotten, set()
+        return lost
+
+    def _ask_batch(self, grid: BatchGrid, requests: Sequence[Request], answers: Answers) -> None:
+        answers.bytes_down = _sizes(requests)
+        rounds = {request.client: request.round for request in requests}
+        for reply in sorted(grid.ask(requests), key=lambda reply: reply.client):
+            if reply.error:
+                failure = Failure(
+                    round=rounds[reply.client], client=reply.client, reason=reply.error
+                )
+                answers.failures.append(failure)
+            else:
+                answers.bytes_up.update(message_size(reply))
+                answers.replies[reply.client] = reply
 
     def _collect(
         self, messages: Iterable[Message], asked: dict[int, Request], answers: Answers
@@ -91,30 +148,27 @@ class Exchange:
         answers.replies = {client: good[client] for client in sorted(good)}
         answers.failures.sort(key=lambda failure: failure.client)
 
-    def _handshake(self, n_clients: int) -> dict[int, int]:
+    def _handshake(self, n_clients: int, greeting: Hello | None) -> dict[int, int]:
         """Return the node of every client id; RunStopped when they are not all there."""
-        hello = request_records(Request(action=Action.HELLO, client=-1))
-        nodes = sorted(self._grid.get_node_ids())
-        messages = [Message(hello, node, Action.HELLO.value, group_id="0") for node in nodes]
-        found: dict[int, int] = {}
-        reasons: set[str] = set()
-        for message in self._grid.send_and_receive(messages):
-            if message.has_error():
-                reasons.add(message.error.reason or f"error code {message.error.code}")
-                continue
-            try:
-                client = read_reply(message.content).client
-            except Exception as error:  # as above
-                reasons.add(f"unreadable reply ({type(error).__name__})")
-                continue
-            if client in found:
-                raise RunStopped(f"set-up: two nodes claim to be client {client}")
-            found[client] = message.metadata.src_node_id
-        missing = sorted(set(range(n_clients)) - set(found))
+        roll = RollCall(self._grid, greeting)
+        missing = roll.hold(n_clients)
+        self.simulated = frozenset(roll.simulated)
         if missing:
-            why = f" ({', '.join(sorted(reasons))})" if reasons else ""
             raise RunStopped(
-                f"set-up: {len(nodes)} nodes answered for {n_clients} clients; missing client ids "
-                f"{missing[:10]}{why}; start as many clients as the scenario has"
+                f"set-up: {len(roll.nodes)} nodes answered for {n_clients} clients; missing client "
+                f"ids {missing[:10]}{roll.why()}; start as many clients as the scenario has"
             )
-        return found
+        return roll.nodes
+
+
+def _sizes(requests: Sequence[Request]) -> Counter[str]:
+    """Return the bytes by kind that requests take, worked out once for those that are alike."""
+    total: Counter[str] = Counter()
+    known: dict[tuple[int, ...], dict[str, int]] = {}
+    for request in requests:
+        shared = (request.incoming, request.proxy, request.roll, request.keys)
+        same = tuple(id(part) for part in shared)
+        if same not in known:
+            known[same] = message_size(request)
+        total.update(known[same])
+    return total

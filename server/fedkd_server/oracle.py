@@ -6,12 +6,13 @@ Nothing here feeds back into a run; it is measurement, outside bytes, ledger and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedkd.data.federation import arrays_of, client_rows, load, true_labels
+from fedkd.data.federation import Layout, arrays_of, client_rows, load, true_labels
 from fedkd.results import Measurement
 from fedkd.scenario import Scenario
 from fedkd.tasks import Task
@@ -21,34 +22,66 @@ from fedkd.types import Broadcast, Consensus, Knowledge, ProxySet
 from fedkd_server.exchange import Exchange
 
 
+class Holdings:
+    """Which classes each client holds, against which its choice of proxy rows is measured."""
+
+    def __init__(self, scenario: Scenario, proxy: ProxySet) -> None:
+        layout = scenario.layout()
+        self._layout, self._train_labels = layout, arrays_of(layout).train_labels
+        self._n_classes = load(scenario.data).n_classes
+        self._labels = _labels_of(layout, proxy)
+        self._counts = torch.bincount(self._labels, minlength=self._n_classes)
+
+    def tally(self, client: int, upload: Knowledge) -> dict[str, float]:
+        """Return the weight an upload gave to rows of classes held, to all rows, and could give."""
+        if not len(self._labels):
+            return {}
+        held = self._held(client)
+        weights = upload.weights.double()
+        right = held[self._labels[upload.rows]]
+        return {
+            "good": float((weights * right).sum()),
+            "kept": float(weights.sum()),
+            "possible": float(self._counts[held].sum()),
+        }
+
+    @lru_cache(maxsize=4096)  # noqa: B019  one for each process, as long as the run
+    def _held(self, client: int) -> Tensor:
+        held = torch.zeros(self._n_classes, dtype=torch.bool)
+        mine = np.unique(self._train_labels[client_rows(self._layout, client).train])
+        held[torch.from_numpy(mine)] = True
+        return held
+
+
+def _labels_of(layout: Layout, proxy: ProxySet) -> Tensor:
+    """Return the true label of every proxy row; none at all where clients gave own examples."""
+    ids = proxy.ids.numpy()
+    if len(ids) and ids.max() >= len(arrays_of(layout).train_labels):
+        return torch.empty(0, dtype=torch.int64)
+    return torch.from_numpy(true_labels(layout, ids)).flatten()
+
+
 class Oracle:
     """Measures a simulated run from the outside."""
 
     def __init__(self, scenario: Scenario, task: Task, proxy: ProxySet | None) -> None:
         self._scenario, self._task = scenario, task
         layout = scenario.layout()
-        labels = arrays_of(layout).train_labels
         self._labels = torch.empty(0, dtype=torch.int64)
         if proxy is not None:
-            self._labels = torch.from_numpy(true_labels(layout, proxy.ids.numpy())).flatten()
-        self._holds = torch.zeros(scenario.clients, task.n_classes, dtype=torch.bool)
-        for client in range(scenario.clients):
-            held = np.unique(labels[client_rows(layout, client).train])
-            self._holds[client, torch.from_numpy(held)] = True
+            self._labels = _labels_of(layout, proxy)
 
-    def consensus(self, consensus: Consensus, uploads: Mapping[int, Knowledge]) -> dict[str, float]:
+    def consensus(self, consensus: Consensus, tallies: Mapping[str, float]) -> dict[str, float]:
         """Return how right the teacher is, and how well the filters chose.
 
         ``keep_precision`` is the share of weight that comes from clients who hold the row's
-        class; ``keep_recall`` how much of the weight such clients could give they gave.
+        class; ``keep_recall`` how much of the weight such clients could give they gave. Both are
+        made of the ``tallies`` of :class:`Holdings`.
         """
+        if not len(self._labels):
+            return {}
         right = self._task.correct(consensus.scores, self._labels[consensus.rows])
-        good = kept = possible = 0.0
-        for client, upload in uploads.items():
-            knows = self._holds[client][self._labels]
-            good += float(upload.weights[knows[upload.rows]].double().sum())
-            kept += float(upload.weights.double().sum())
-            possible += float(knows.sum())
+        good, kept, possible = (tallies.get(name, 0.0) for name in ("good", "kept", "possible"))
         measured = {"keep_precision": (good, kept), "keep_recall": (good, possible)}
         found = {name: a / b for name, (a, b) in measured.items() if b}
         if self._task.rows_per_input > 1:  # everybody holds every token
@@ -77,6 +110,7 @@ class Oracle:
                     closing=closing,
                 )
                 for client in clients
+                if client in exchange.simulated
             ]
         )
         return [

@@ -20,7 +20,7 @@ def gather_proxy(exchange: Exchange, scenario: Scenario) -> tuple[ProxySet, Answ
         return _external(scenario), Answers()
     clients = scenario.participants()
     answers = exchange.ask([Request(action=Action.CONTRIBUTE, client=c) for c in clients])
-    parts = _accepted(answers, scenario)
+    parts = _accepted(answers, scenario, simulated=exchange.simulated)
     if not parts:
         reasons = {failure.reason for failure in answers.failures}
         raise RunStopped(f"set-up: no client gave proxy rows ({', '.join(sorted(reasons))})")
@@ -50,13 +50,17 @@ def as_seen_by(proxy: ProxySet, client: int) -> ProxySet:
     )
 
 
-def _accepted(answers: Answers, scenario: Scenario) -> dict[int, ProxySet]:
+def _accepted(
+    answers: Answers, scenario: Scenario, *, simulated: frozenset[int]
+) -> dict[int, ProxySet]:
+    """Return the sound contributions; ids of a client on a device may be those of its own rows."""
     parts: dict[int, ProxySet] = {}
     expected = arrays_of(scenario.layout()).train_inputs
     like, n_ids = torch.from_numpy(expected[:1]), len(expected)
     for client, reply in answers.replies.items():
         try:
-            parts[client] = check_contribution(reply.contribution, like=like, n_ids=n_ids)
+            limit = n_ids if client in simulated else None
+            parts[client] = check_contribution(reply.contribution, like=like, n_ids=limit)
         except UploadError as error:
             answers.failures.append(Failure(round=0, client=client, reason=str(error)))
     return parts

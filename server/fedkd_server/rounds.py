@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,17 +22,21 @@ from fedkd.privacy.ledger import Ledger
 from fedkd.privacy.settings import ServerView
 from fedkd.results import SERVER, Failure, Measurement, RoundResult, Traffic
 from fedkd.rng import noise_stream, torch_stream
+from fedkd.runtime import Kept
 from fedkd.scenario import Scenario
+from fedkd.transport.batch import Harvest
+from fedkd.transport.codes import as_sent
+from fedkd.transport.hello import greeting
 from fedkd.transport.messages import Action, Request
-from fedkd.types import Broadcast, Consensus, Knowledge, ProxySet, Update, Upload
+from fedkd.types import Broadcast, Consensus, ProxySet, Update
 from fedkd_server.budget import Budget
 from fedkd_server.cohort import cohort
 from fedkd_server.exchange import Answers, Exchange
+from fedkd_server.intake import UploadIntake, merged
 from fedkd_server.masked import Gathered, MaskedSums
 from fedkd_server.oracle import Oracle
 from fedkd_server.proxy import as_seen_by, gather_proxy
 from fedkd_server.student import ServerStudent
-from fedkd_server.validation import Expected, UploadError, check_knowledge, check_update
 
 
 def run_rounds(
@@ -64,10 +68,11 @@ def run_rounds(
 
 @dataclass(frozen=True, kw_only=True)
 class _Heard:
-    """The sound uploads of a round, by client, or only their sums, and who failed."""
+    """What a round's uploads came to, or only their masked sums, and who failed."""
 
-    uploads: dict[int, Upload]
+    harvest: Harvest
     failures: list[Failure]
+    bytes_down: Counter[str]
     gathered: Gathered | None = None
 
 
@@ -76,7 +81,7 @@ class _Run:
 
     def __init__(self, grid: Grid, scenario: Scenario, ledger: Ledger) -> None:
         self._scenario, self._method = scenario, scenario.method
-        self._exchange = Exchange(grid, n_clients=scenario.clients)
+        self._exchange = Exchange(grid, n_clients=scenario.clients, greeting=greeting(scenario))
         arrays = load(scenario.data)
         self._task = arrays.task
         self._input_shape = arrays.input_shape
@@ -85,6 +90,7 @@ class _Run:
         self._broadcast: Broadcast | None = None
         self._student: ServerStudent | None = None
         self._oracle = Oracle(scenario, self._task, None)
+        self._intake = UploadIntake(scenario)
         self._masked: MaskedSums | None = None
         self._ledger, self._budget = ledger, Budget(scenario, ledger, n_rows=0)
 
@@ -93,15 +99,18 @@ class _Run:
         started, answers = time.perf_counter(), Answers()
         if self._method.message is MessageKind.KNOWLEDGE:
             self._proxy, answers = gather_proxy(self._exchange, self._scenario)
+            self._exchange.learn(self._proxy, self._intake)
             self._oracle = Oracle(self._scenario, self._task, self._proxy)
             if self._scenario.server_model is not None:
                 self._student = ServerStudent(self._scenario.server_model, self._scenario)
             if self._scenario.server_view is ServerView.SUMS:
-                self._masked = MaskedSums(self._exchange, self._scenario, self._expected())
+                self._masked = MaskedSums(self._exchange, self._scenario, self._intake.expected())
                 self._masked.gather_keys(answers)
         else:
             self._broadcast = self._method.opening(self._fresh_model())
-        figures = _bytes(answers) | {"seconds": time.perf_counter() - started}
+        figures = _bytes(down=answers.bytes_down, up=answers.bytes_up) | {
+            "seconds": time.perf_counter() - started
+        }
         if self._proxy is not None:
             self._budget = Budget(self._scenario, self._ledger, n_rows=self._proxy.n_rows)
             figures["proxy_rows"] = self._proxy.n_rows
@@ -122,21 +131,21 @@ class _Run:
         members = self._budget.admit(wanted, round=n, at_least=least, informed=self._has_proxy)
         if len(members) < least:
             return self._budget_spent(wanted, members, n)
-        answers = self._exchange.ask(self._requests(members, n))
-        self._has_proxy.update(answers.replies)
-        spent = self._refusals(answers)
+        heard = self._listen(self._requests(members, n), n)
+        self._has_proxy.update(heard.harvest.answered)
+        spent = self._refusals(heard)
         members = [client for client in members if client not in spent]
         if len(members) < least:
             return self._budget_spent(wanted, members, n)
-        heard = self._listen(answers, n)
         self._check_completion(heard, members, n)
         figures: dict[str, float] = {}
         if self._method.message is not MessageKind.NOTHING:
             self._broadcast = self._combine(heard, n)
-            figures |= self._about_broadcast(heard.uploads, n)
+            figures |= self._about_broadcast(heard.harvest.tallies, n)
         if heard.gathered is not None:
             figures |= heard.gathered.figures
-        figures |= _bytes(answers) | {"seconds": time.perf_counter() - started}
+        figures |= _bytes(down=heard.bytes_down, up=heard.harvest.bytes_up)
+        figures["seconds"] = time.perf_counter() - started
         measurements = [Measurement(n, SERVER, name, value) for name, value in figures.items()]
         return RoundResult(
             round=n,
@@ -146,17 +155,17 @@ class _Run:
             left_out=[client for client in wanted if client not in members],
             digest=_digest(self._broadcast),
             traffic=Traffic(
-                uploads=heard.uploads,
+                uploads=heard.harvest.uploads,
                 masked=None if heard.gathered is None else heard.gathered.masked,
                 broadcast=self._broadcast,
                 student=None if self._student is None else self._student.parameters(),
             ),
         )
 
-    def _refusals(self, answers: Answers) -> list[int]:
-        """Take out of ``answers`` the clients whose own ledger refused, and leave them out."""
-        refused = [f.client for f in answers.failures if f.reason == BudgetSpent.__name__]
-        answers.failures = [f for f in answers.failures if f.client not in refused]
+    def _refusals(self, heard: _Heard) -> list[int]:
+        """Take out of the failures the clients whose own ledger refused, and leave them out."""
+        refused = [f.client for f in heard.failures if f.reason == BudgetSpent.__name__]
+        heard.failures[:] = [f for f in heard.failures if f.client not in refused]
         for client in refused:
             self._budget.refuse(client)
         return refused
@@ -188,34 +197,25 @@ class _Run:
             return request
         return replace(request, proxy=as_seen_by(self._proxy, client))
 
-    def _listen(self, answers: Answers, n: int) -> _Heard:
-        uploads: dict[int, Upload] = {}
+    def _listen(self, requests: Sequence[Request], n: int) -> _Heard:
         if self._masked is not None:
+            answers = self._exchange.ask(requests)
             gathered = self._masked.gathered(answers, round=n)
+            harvest = Harvest(answered=list(answers.replies), bytes_up=answers.bytes_up)
             failures = sorted(answers.failures, key=lambda f: f.client)
-            return _Heard(uploads=uploads, failures=failures, gathered=gathered)
-        failures = list(answers.failures)
-        for client, reply in answers.replies.items():
-            try:
-                if self._method.message is MessageKind.KNOWLEDGE:
-                    uploads[client] = check_knowledge(reply.upload, self._expected())
-                elif self._method.message is MessageKind.UPDATE:
-                    uploads[client] = check_update(reply.upload, self._broadcast)
-            except UploadError as error:
-                failures.append(Failure(n, client, f"dropped: {error}"))
-        return _Heard(uploads=uploads, failures=sorted(failures, key=lambda f: f.client))
-
-    def _expected(self) -> Expected:
-        if not isinstance(self._method, CoDistillation) or self._proxy is None:
-            raise RunStopped("a method that exchanges knowledge needs a distiller and a proxy set")
-        temperature = self._method.distiller.teacher_temperature
-        return Expected(
-            space=self._method.distiller.space,
-            temperature=temperature,
-            n_rows=self._proxy.n_rows,
-            n_classes=self._task.n_classes,
-            row_temperatures=self._scenario.protector.row_temperatures(temperature=temperature),
-        )
+            return _Heard(
+                harvest=harvest,
+                failures=failures,
+                bytes_down=answers.bytes_down,
+                gathered=gathered,
+            )
+        keep = self._scenario.transcript is not Kept.NONE or not self._method.folds
+        harvests, bytes_down = self._exchange.fold(requests, self._intake, keep=keep)
+        n_rows = 0 if self._proxy is None else self._proxy.n_rows
+        harvest = merged(harvests, self._scenario, n_rows=n_rows)
+        failures = [Failure(n, client, reason) for client, reason in harvest.failures]
+        self._has_proxy -= self._exchange.forgotten()
+        return _Heard(harvest=harvest, failures=failures, bytes_down=bytes_down)
 
     def _check_completion(self, heard: _Heard, members: Sequence[int], n: int) -> None:
         done = len(members) - len(heard.failures)
@@ -227,13 +227,14 @@ class _Run:
             )
 
     def _combine(self, heard: _Heard, n: int) -> Broadcast | None:
-        n_rows = 0 if self._proxy is None else self._proxy.n_rows
         rng = noise_stream(self._scenario.noise_seed(), "aggregation", round=n)
         if heard.gathered is not None and isinstance(self._method, CoDistillation):
-            return self._method.aggregator.finish(heard.gathered.sums, rng=rng)
-        return self._method.server_round(list(heard.uploads.values()), n_rows=n_rows, rng=rng)
+            made = self._method.aggregator.finish(heard.gathered.sums, rng=rng)
+        else:
+            made = self._method.finish(heard.harvest.state, rng=rng)
+        return None if made is None else as_sent(made, self._scenario.wire)
 
-    def _about_broadcast(self, uploads: dict[int, Upload], n: int) -> dict[str, float]:
+    def _about_broadcast(self, tallies: Mapping[str, float], n: int) -> dict[str, float]:
         broadcast = self._broadcast
         if isinstance(broadcast, Update):
             module = self._fresh_model()
@@ -246,8 +247,7 @@ class _Run:
             "coverage": len(broadcast) / max(1, self._proxy.n_rows),
             "keepers_per_row": float(keepers.double().sum()) / max(1, self._proxy.n_rows),
         }
-        knowledge = {c: u for c, u in uploads.items() if isinstance(u, Knowledge)}
-        figures |= self._oracle.consensus(broadcast, knowledge)
+        figures |= self._oracle.consensus(broadcast, tallies)
         if self._student is not None:
             self._student.learn(broadcast, self._proxy, round=n)
             module = self._student.student.module
@@ -271,10 +271,10 @@ class _Run:
         return initialized(model, self._input_shape, self._task.n_classes, rng=rng)
 
 
-def _bytes(answers: Answers) -> dict[str, float]:
+def _bytes(*, down: Counter[str], up: Counter[str]) -> dict[str, float]:
     figures: Counter[str] = Counter()
-    for direction, sizes in (("down", answers.bytes_down), ("up", answers.bytes_up)):
-        for kind, size in sizes.items():
+    for direction, sizes in (("down", down), ("up", up)):
+        for kind, size in sorted(sizes.items()):
             figures[f"bytes_{direction}.{kind}"] += size
     return {name: float(size) for name, size in figures.items()}
 

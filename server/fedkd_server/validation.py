@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fedkd.protectors.base import dense
 from fedkd.simplex import TOLERANCE
-from fedkd.types import LOGIT_LIMIT, Broadcast, Knowledge, ProxySet, Space, Update, Upload
+from fedkd.transport.codes import WIRE_ROUNDING, WIRE_TYPES
+from fedkd.types import LOGIT_LIMIT, Broadcast, Knowledge, ProxySet, Space, Update, Upload, Wire
 
 EXAMPLE_LIMIT = 1e7
 """Largest weight of an update."""
@@ -27,6 +28,7 @@ class Expected:
 
     Attributes:
         row_temperatures: the range of temperatures told row by row; None when none are.
+        wire: the format of scores, unless they are of a few bits.
     """
 
     space: Space
@@ -34,6 +36,7 @@ class Expected:
     n_rows: int
     n_classes: int
     row_temperatures: tuple[float, float] | None = None
+    wire: Wire = Wire.FLOAT32
 
 
 def check_knowledge(upload: Upload | None, expected: Expected) -> Knowledge:
@@ -43,15 +46,18 @@ def check_knowledge(upload: Upload | None, expected: Expected) -> Knowledge:
     _check_classes(upload, expected)
     _check_shapes(upload, expected)
     _check_row_temperatures(upload, expected)
-    _check_values(upload, whole=upload.scores.shape[1] == expected.n_classes)
+    _check_values(upload, expected)
     return dense(upload, n_classes=expected.n_classes)
 
 
 def _check_shapes(upload: Knowledge, expected: Expected) -> None:
     if (upload.space, upload.temperature) != (expected.space, expected.temperature):
         raise UploadError("scores in another space or at another temperature")
-    if upload.scores.dtype != torch.float32 or upload.weights.dtype != torch.float32:
-        raise UploadError("scores or weights are not float32")
+    wire = expected.wire if upload.bits is None else Wire.FLOAT32
+    if upload.scores.dtype != WIRE_TYPES[wire]:
+        raise UploadError(f"scores are not {wire.value}")
+    if upload.weights.dtype != torch.float32:
+        raise UploadError("weights are not float32")
     width = expected.n_classes if upload.classes is None else upload.classes.shape[1]
     if upload.scores.shape != (len(upload.rows), width):
         raise UploadError("scores of the wrong shape")
@@ -95,18 +101,20 @@ def _check_row_temperatures(upload: Knowledge, expected: Expected) -> None:
         raise UploadError("temperatures out of the protector's range")
 
 
-def _check_values(upload: Knowledge, *, whole: bool) -> None:
-    _check_finite(upload.scores)
+def _check_values(upload: Knowledge, expected: Expected) -> None:
+    scores = upload.scores.float()
+    _check_finite(scores)
     _check_finite(upload.weights)
     if bool(((upload.weights <= 0) | (upload.weights > 1)).any()):
         raise UploadError("weights outside (0, 1]")
     if upload.space is Space.LOGITS:
-        if bool((upload.scores.abs() > LOGIT_LIMIT).any()):
+        if bool((scores.abs() > LOGIT_LIMIT).any()):
             raise UploadError("logits beyond the limit")
         return
-    excess = upload.scores.sum(dim=1) - 1
-    off = (excess.abs() if whole else excess) > TOLERANCE
-    if bool(off.any()) or bool((upload.scores < 0).any()):
+    excess = scores.sum(dim=1) - 1
+    whole = scores.shape[1] == expected.n_classes
+    off = (excess.abs() if whole else excess) > TOLERANCE + WIRE_ROUNDING[expected.wire]
+    if bool(off.any()) or bool((scores < 0).any()):
         raise UploadError("rows that are not probabilities")
 
 
@@ -153,6 +161,13 @@ def check_contribution(
     return contribution
 
 
+def _finite(values: Tensor) -> bool:
+    """Return whether all values are finite; one that is not shows in their sum."""
+    if not values.is_floating_point() or bool(torch.isfinite(values.sum())):
+        return True
+    return bool(torch.isfinite(values).all())
+
+
 def _check_finite(values: Tensor) -> None:
-    if not bool(torch.isfinite(values).all()):
+    if not _finite(values):
         raise UploadError("numbers that are not finite")

@@ -22,7 +22,7 @@ def test_a_client_measures_for_nobody_unless_it_is_told_that_it_is_simulated(tin
     assert reply.metrics.keys() >= {"accuracy", "accuracy_local"}
 
 
-def test_clients_that_live_in_files_refuse_and_the_run_goes_on(
+def test_clients_that_live_in_files_are_not_asked_and_the_run_goes_on(
     play, tiny, tmp_path, monkeypatch, caplog
 ):
     # This process is no Ray actor of Flower's simulation; a SuperNode's is none either.
@@ -36,5 +36,4 @@ def test_clients_that_live_in_files_refuse_and_the_run_goes_on(
     names = {m.name for r in deployed for m in r.measurements}
     assert "teacher_accuracy" in names, "what the server knows by itself is still measured"
     assert not {name for name in names if name.startswith(("accuracy", "bits_per_character"))}
-    refusals = [r for r in caplog.records if r.exc_info and r.exc_info[0] is PermissionError]
-    assert len(refusals) == scenario.clients * scenario.rounds
+    assert [r for r in caplog.records if r.exc_info] == [], "they said so in the handshake"

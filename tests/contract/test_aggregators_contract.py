@@ -108,9 +108,23 @@ def test_rows_nobody_kept_are_absent_and_keepers_are_counted(name, case):
     n_rows, uploads = case
     consensus = _aggregate(name, uploads, n_rows)
     held = [row for upload in uploads for row in upload.rows.tolist()]
-    assert consensus.rows.tolist() == sorted(set(held))
-    assert consensus.keepers.tolist() == [held.count(row) for row in consensus.rows.tolist()]
+    rows, counts = consensus.rows.tolist(), [held.count(row) for row in consensus.rows.tolist()]
+    if _made(name).leaves_out:
+        assert rows == sorted(set(rows) & set(held))
+        assert all(0 < n <= c for n, c in zip(consensus.keepers.tolist(), counts, strict=True))
+    else:
+        assert rows == sorted(set(held))
+        assert consensus.keepers.tolist() == counts
     assert consensus.scores.shape == (len(consensus), uploads[0].scores.shape[1])
+
+
+@every_average
+def test_nobody_who_keeps_anything_makes_an_empty_consensus(name):
+    silent = _upload([], 0, n_classes=3)
+    consensus = _aggregate(name, [silent, silent], 4)
+    assert len(consensus) == 0
+    assert consensus.scores.shape == (0, 3)
+    assert consensus.keepers.shape == (0,)
 
 
 @every_average

@@ -16,6 +16,7 @@ assert fedkd.scenario.Scenario
 assert fedkd.audit.attacks.base.Attack
 COMPONENTS = [(family, name) for family, r in families().items() for name in r.names()]
 EXPECTED_FAMILIES = {
+    "adversary client",
     "aggregator",
     "attack",
     "canary family",

@@ -57,6 +57,21 @@ def test_the_same_stream_gives_the_same_weights(name):
 
 
 @every_filter
+def test_many_clients_are_fitted_as_each_would_be_alone(name):
+    filter_, views = filters.get(name)(), [_view(), _view(1), _view(60), _view(25)]
+
+    def rngs():
+        return [torch.Generator().manual_seed(i) for i in range(len(views))]
+
+    states = filter_.fit_many(views, rngs())
+    for view, rng, state in zip(views, rngs(), states, strict=True):
+        alone = filter_.fit(view, rng=rng)
+        assert alone.keys() == state.keys()
+        for key in alone:
+            torch.testing.assert_close(state[key], alone[key], rtol=0, atol=1e-6)
+
+
+@every_filter
 def test_no_global_seed_is_read_or_moved(name, global_seed):
     view, filter_, found = _view(), filters.get(name)(), []
     for seed in (0, 1):

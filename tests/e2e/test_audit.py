@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 
+import jsonschema
 import pytest
 from typer.testing import CliRunner
 
 from fedkd.audit.auditor import audit
 from fedkd.cli import app
 from fedkd.errors import ConfigError
+from fedkd.reports.audit.report import audit_schema
+from fedkd.simulation import simulate
 from tests.fedkd.audit.attacks.audited import LEAKY
 
 PROTECTED = (*LEAKY, "protector={name: gaussian, clip_norm: 5, noise_multiplier: 1}")
+TEXT = (
+    *("data={name: gutenberg_mini, limit: 96, window: 40}", "partition=natural", "clients=4"),
+    *("models=gru_char", "server_model=gru_char", "rounds=4", "measure_every=4"),
+    "training={learning_rate: 0.01, local_epochs: 2, batch_size: 16}",
+    *("method={name: fedmd, distiller: {temperature: 1}}", "proxy.fraction=0.3"),
+    "canaries={family: code, insertions: [2, 32], per_level: 4, in_proxy: true}",
+    "transcript=last",
+)
 FEW = "canary_student,canary_uploads,loss_threshold_student"
 runner = CliRunner()
 
@@ -41,6 +53,12 @@ def test_a_whole_audit_of_a_leaking_run(leaky, tmp_path):
     assert {row["status"] for row in found["channels"]} <= {"ran", "not applicable"}
     by_attack = {row["attack"]: row for row in found["channels"]}
     assert by_attack["canary_student"]["exposure_p"] < 1e-6
+    assert by_attack["canary_student"]["ranking"] == "exact"
+    assert by_attack["lira"]["decides"]
+    aside = {name for name, row in by_attack.items() if not row["decides"]}
+    assert aside == {"canary_clients", "surrogate_agreement"}
+    for name in aside:
+        assert any(line.startswith(f"{name}: ") for line in found["verdict"]["limits"])
     assert by_attack["canary_uploads"]["eps_lb"] > 2
     assert "roc" not in by_attack["lira"]
     for key in ("report_html", "report_json", "report_md", "report_pdf"):
@@ -48,6 +66,7 @@ def test_a_whole_audit_of_a_leaking_run(leaky, tmp_path):
     told = [json.loads(line) for line in done.stderr.splitlines()]
     assert [line["done"] for line in told] == list(range(1, len(found["channels"]) + 1))
     stored = json.loads((tmp_path / "audit.json").read_text())
+    jsonschema.validate(stored, audit_schema())
     assert len(stored["canaries"]) == 20
     assert stored["run"]["model_sha256"]
 
@@ -128,6 +147,26 @@ def test_a_run_without_a_student_or_a_transcript(simulated, tmp_path):
     done = command("audit", nothing)
     assert done.exit_code == 2
     assert "transcript=last" in done.stderr
+
+
+def test_on_text_style_decides_nothing_and_sampled_secrets_are_extrapolated(tmp_path):
+    run = simulate(TEXT, out=tmp_path / "runs")["run_dir"]
+    names = "canary_student,loss_threshold_student"
+    done = command("audit", run, "--attacks", names, "--out", tmp_path, "--quiet")
+    assert done.exit_code == 0, done.stderr
+    assert "does not decide the verdict" in done.stdout
+    stored = json.loads((tmp_path / "audit.json").read_text())
+    jsonschema.validate(stored, audit_schema())
+    secrets, membership = stored["channels"]
+    assert (membership["decides"], membership["eps_lb"]) == (False, None)
+    assert membership["auc_p"] is not None
+    assert any("style passes for memory" in line for line in stored["verdict"]["limits"])
+    assert "over 1 tests" in stored["verdict"]["sentence"]
+    assert (secrets["decides"], secrets["ranking"]) == (True, "sampled")
+    assert sum(level["extrapolation"]["at_cap"] for level in secrets["levels"]) > 0
+    tried = [one["extrapolation"] for one in secrets["exposures"] if one["extrapolation"]]
+    assert all((one["value"] is None) == (one["reason"] is not None) for one in tried)
+    assert {one["ceiling"] for one in tried} == {math.log2(10_000)}
 
 
 def test_runs_that_do_not_pair_are_refused(leaky, simulated):

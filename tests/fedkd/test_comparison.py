@@ -21,12 +21,14 @@ from rich.console import Console
 from scipy import stats
 
 from fedkd.errors import ConfigError, RunStopped
+from fedkd.registry import describe
 from fedkd.reports import figures
 from fedkd.reports.comparison.child_runs import Children, PlannedRun
 from fedkd.reports.comparison.plan import ComparedRun, plan, run_plan, split_list
 from fedkd.reports.comparison.table import Row, interval, rows
 from fedkd.reports.comparison.text import as_csv, as_json, as_latex, as_table
 from fedkd.reports.plotting import save
+from fedkd.scenario import scenario_hash
 from fedkd.simulation import simulate
 
 TINY = ["scenario=iid", "rounds=1", "data=digits", "data.limit=200", "clients=2", "models=mlp"]
@@ -122,6 +124,27 @@ def test_settings_of_one_method_are_compared_as_methods() -> None:
     assert first.resolved.method != second.resolved.method
 
 
+def test_any_other_list_makes_every_method_as_many() -> None:
+    lists = ["method=edgefd,fedmd", "attack=null,{name: alie, clients: 3}"]
+    made = plan([*lists, "method.aggregator=mean,median", "seeds=1", "rounds=3"])
+    words = [
+        f"attack={attack} method.aggregator={aggregator}"
+        for attack in ("null", "{name: alie, clients: 3}")
+        for aggregator in ("mean", "median")
+    ]
+    expected = [f"{method} {word}" for method in ("edgefd", "fedmd") for word in words]
+    assert [run.method for run in made.runs] == expected
+    assert {run.against for run in made.runs} == {expected[0]}
+    resolved = [run.resolved for run in made.runs]
+    assert [len(one.attackers()) for one in resolved] == [0, 0, 3, 3] * 2
+    assert [describe(one.method)["aggregator"]["name"] for one in resolved] == [
+        "mean",
+        "median",
+    ] * 4
+    assert {one.rounds for one in resolved} == {3}
+    assert len({scenario_hash(one) for one in resolved}) == 8
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -129,7 +152,11 @@ def test_settings_of_one_method_are_compared_as_methods() -> None:
         (["scenario=iid,dirichlett"], r"dirichlett.*did you mean 'dirichlet'"),
         (["roundz=3"], r"roundz.*did you mean 'rounds'"),
         (["method=fedavg,fedmd", "models={mlp: 4, cnn_small: 6}"], r"method=fedavg: .*averaged"),
-        (["rounds=3,4"], r"rounds=3,4: only scenario, method and seeds"),
+        (["rounds=3,0"], r"method=edgefd rounds=0: rounds: 0 is refused"),
+        (["rounds=3,4", "rounds=5"], r"rounds=5: rounds was given before"),
+        (["rounds=5", "rounds=3,4"], r"rounds=3,4: rounds was given before"),
+        (["roundz=3,4"], r"roundz.*did you mean 'rounds'"),
+        (["attack=null,alei"], r"attack=alei: attack.*did you mean 'alie'"),
         (["seeds=0"], r"seeds=0"),
         (["seeds=two"], r"'two' is not a whole number"),
         (["seeds=-1"], r"'-1' is not a whole number"),

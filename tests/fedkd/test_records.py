@@ -12,9 +12,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
+from fedkd.transport.codes import as_sent
 from fedkd.transport.messages import Action, Reply, Request
 from fedkd.transport.records import (
     RecordError,
+    count_bytes,
     read_reply,
     read_request,
     reply_records,
@@ -28,6 +30,7 @@ from fedkd.types import (
     ProxySource,
     Space,
     Update,
+    Wire,
 )
 
 
@@ -120,6 +123,60 @@ def test_every_payload_comes_back_to_the_bit(changes):
         if sent is not None:
             assert torch.equal(got, sent)
             assert got.dtype == sent.dtype
+
+
+@pytest.mark.parametrize("wire", Wire)
+def test_knowledge_stays_in_its_wire_format_until_somebody_sums_it(wire):
+    sent = as_sent(_knowledge([2, 9]), wire)
+    back = _reply(Reply(client=7, upload=sent)).upload
+    assert back.wire is wire
+    assert str(back.scores.dtype) == f"torch.{wire.value}"
+    assert torch.equal(back.scores, sent.scores)
+    assert torch.equal(back.scores, _knowledge([2, 9]).scores.to(back.scores.dtype))
+
+
+@pytest.mark.parametrize("wire", Wire)
+def test_a_consensus_comes_back_as_float32_however_it_travelled(wire):
+    consensus = Consensus(
+        rows=torch.tensor([1, 4]), scores=_scores(2), space=Space.PROBS, temperature=3, keepers=None
+    )
+    sent = as_sent(consensus, wire)
+    back = _request(Request(action=Action.ROUND, client=0, incoming=sent)).incoming
+    assert back.wire is wire
+    assert back.scores.dtype == torch.float32
+    assert torch.equal(back.scores, sent.scores)
+    assert torch.equal(sent.scores, consensus.scores.to(getattr(torch, wire.value)).float())
+
+
+def test_short_formats_halve_the_scores_and_nothing_else():
+    reply = Reply(client=0, upload=_knowledge(list(range(500))))
+    sizes = {
+        wire: count_bytes(reply_records(replace(reply, upload=as_sent(reply.upload, wire))))
+        for wire in Wire
+    }
+    for wire in (Wire.FLOAT16, Wire.BFLOAT16):
+        saved = sizes[Wire.FLOAT32]["knowledge"] - sizes[wire]["knowledge"]
+        assert abs(saved - 500 * 4 * 2) < 8  # names of types
+        assert sizes[wire]["masks"] == sizes[Wire.FLOAT32]["masks"]
+
+
+def test_probabilities_of_a_few_bits_and_parameters_have_formats_of_their_own():
+    few = replace(_knowledge([0]), bits=1, scores=torch.tensor([[0.0, 1.0, 0.0, 0.0]]))
+    update = Update(arrays={"w": torch.full((3,), 1 / 3)})
+    for content in (few, update):
+        assert as_sent(content, Wire.BFLOAT16) is content
+
+
+@pytest.mark.parametrize("said", list(Wire))
+@pytest.mark.parametrize("sent", list(Wire))
+def test_a_wire_format_that_is_not_the_one_said_is_refused(said, sent):
+    records = reply_records(Reply(client=0, upload=as_sent(_knowledge([0, 2]), sent)))
+    records["control"] = ConfigRecord({**records["control"], "wire": said.value})
+    if said is sent:
+        assert read_reply(records).upload.wire is said
+    else:
+        with pytest.raises(RecordError, match=f"in the wire format {said.value}"):
+            read_reply(records)
 
 
 def test_a_consensus_brings_the_temperatures_it_was_told():

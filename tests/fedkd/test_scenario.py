@@ -24,6 +24,7 @@ from fedkd.scenario import (
     to_json,
 )
 from fedkd.training.recipe import Order, Training
+from fedkd.types import Wire
 
 RICH = Scenario(
     name="rich",
@@ -166,3 +167,11 @@ def test_values_out_of_range_are_quoted(key, value):
     with pytest.raises(ConfigError) as error:
         build(Scenario, {key: value}, path="")
     assert str(error.value).startswith(f"{key}: {value!r} is refused: ")
+
+
+def test_a_wire_format_changes_results_and_needs_scores_to_send():
+    assert scenario_hash(Scenario(wire=Wire.BFLOAT16)) != scenario_hash(Scenario())
+    assert from_json(to_json(Scenario(wire=Wire.FLOAT16))).wire is Wire.FLOAT16
+    for method in (FedAvg(), Centralised()):
+        with pytest.raises(ConfigError, match="wire: this method sends no scores"):
+            Scenario(method=method, wire=Wire.FLOAT16)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedkd.results import MaskedUploads, Traffic
-from fedkd.transport.codes import RecordError
+from fedkd.transport.codes import RecordError, as_sent
 from fedkd.transport.stored import (
     from_bytes,
     parts_of,
@@ -18,7 +18,7 @@ from fedkd.transport.stored import (
     to_bytes,
     traffic_of,
 )
-from fedkd.types import Consensus, Knowledge, ProxySet, ProxySource, Space, Update
+from fedkd.types import Consensus, Knowledge, ProxySet, ProxySource, Space, Update, Wire
 
 
 def _rng() -> torch.Generator:
@@ -58,6 +58,8 @@ RECORDS = {
     "logits": _knowledge(space=Space.LOGITS, scores=torch.randn(3, 5, generator=_rng()) * 1e4),
     "weights": _knowledge(weights=torch.tensor([0.1, 1.0, 0.25])),
     "bits": _knowledge(scores=EIGHTHS, bits=8),
+    "a format of 16 bits": _knowledge(scores=EIGHTHS.half().float(), wire=Wire.FLOAT16),
+    "a format of few digits": _knowledge(scores=EIGHTHS.bfloat16().float(), wire=Wire.BFLOAT16),
     "bits that are not quite such": _knowledge(scores=EIGHTHS + 1e-6, bits=8),
     "some classes": _knowledge(classes=torch.tensor([[0, 1, 2, 3, 9]] * 3)),
     "row temperatures": _knowledge(row_temperatures=torch.tensor([1.0, 2.5, 7.0])),
@@ -147,3 +149,15 @@ def test_a_newer_schema_is_refused():
     assert newer != data
     with pytest.raises(RecordError, match="schema 2"):
         from_bytes(newer)
+
+
+@pytest.mark.parametrize("wire", [Wire.FLOAT16, Wire.BFLOAT16])
+def test_short_formats_are_stored_as_such_and_read_as_float32(wire):
+    sent = as_sent(_knowledge(), wire)
+    parts = stored(sent)
+    assert parts.tensors["scores"].dtype == sent.scores.dtype
+    assert len(parts.sha256()) == 64
+    assert parts.sha256() != stored(_knowledge()).sha256()
+    (back,) = traffic_of(from_bytes(to_bytes({"upload.0": parts}))).uploads.values()
+    assert torch.equal(back.scores, sent.scores.float())
+    assert stored(back).sha256() == parts.sha256()

@@ -13,7 +13,8 @@ from fedkd.audit.views import Adversary
 from fedkd.errors import ConfigError, RunStopped
 from fedkd.results import RoundResult, Traffic
 from fedkd.run_folder import RunFolder
-from fedkd.scenario import Kept, Scenario
+from fedkd.runtime import Kept
+from fedkd.scenario import Scenario
 from fedkd.transcript import Transcript
 from fedkd.types import Consensus, Knowledge, ProxySet, ProxySource, Space, Update
 

@@ -137,10 +137,10 @@ def test_a_client_refuses_by_itself_whatever_the_server_asks(tmp_path, play, mon
 
 def test_a_round_that_did_something_else_than_charged_uploads_nothing(play, monkeypatch):
     """As if a bug, or an engineer in a hurry, had left Poisson sampling or steps out."""
-    from fedkd_clients.learner import SerialLearner
+    from fedkd_clients.learner import FleetLearner
 
     monkeypatch.setattr(
-        SerialLearner, "take_events", lambda *_: [SampledGaussian(0.5, 1.5, 4)], raising=True
+        FleetLearner, "take_events", lambda *_: [SampledGaussian(0.5, 1.5, 4)], raising=True
     )
     from fedkd.errors import RunStopped
 

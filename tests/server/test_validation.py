@@ -14,7 +14,8 @@ from fedkd_server.validation import (
     check_update,
 )
 
-from fedkd.types import Consensus, Knowledge, ProxySet, ProxySource, Space, Update
+from fedkd.transport.codes import as_sent
+from fedkd.types import Consensus, Knowledge, ProxySet, ProxySource, Space, Update, Wire
 
 EXPECTED = Expected(space=Space.PROBS, temperature=3.0, n_rows=10, n_classes=3)
 LOGITS = replace(EXPECTED, space=Space.LOGITS, temperature=1.0)
@@ -292,3 +293,58 @@ def test_a_sound_contribution_passes_unchanged():
 def test_a_bad_contribution_is_dropped_with_its_reason(share, like, reason):
     with pytest.raises(UploadError, match=reason):
         check_contribution(share, like=like)
+
+
+# Wire formats.
+
+FORMATS = [Wire.FLOAT16, Wire.BFLOAT16]
+
+
+@pytest.mark.parametrize("wire", FORMATS)
+def test_scores_in_the_agreed_format_pass_as_they_came(wire):
+    rng = torch.Generator().manual_seed(0)
+    scores = torch.randn(3, 3, generator=rng).softmax(dim=1)
+    upload = as_sent(_good(scores=scores), wire)
+    assert check_knowledge(upload, replace(EXPECTED, wire=wire)) is upload
+
+
+@pytest.mark.parametrize("wire", FORMATS)
+def test_scores_in_another_format_are_dropped(wire):
+    with pytest.raises(UploadError, match="scores are not float32"):
+        check_knowledge(as_sent(_good(), wire), EXPECTED)
+    with pytest.raises(UploadError, match=f"scores are not {wire.value}"):
+        check_knowledge(_good(), replace(EXPECTED, wire=wire))
+
+
+def test_rows_may_miss_one_by_the_rounding_of_their_format_and_no_more():
+    exact = torch.tensor([[0.5, 0.25, 0.25 + 0.003]])
+    one_row = _good(rows=torch.tensor([0]), scores=exact, weights=torch.ones(1))
+    rough = as_sent(one_row, Wire.BFLOAT16)
+    assert float(rough.scores.float().sum()) > 1.002
+    assert check_knowledge(rough, replace(EXPECTED, wire=Wire.BFLOAT16)) is rough
+    with pytest.raises(UploadError, match="not probabilities"):
+        check_knowledge(one_row, EXPECTED)
+    off = as_sent(replace(one_row, scores=exact + 0.01), Wire.BFLOAT16)
+    with pytest.raises(UploadError, match="not probabilities"):
+        check_knowledge(off, replace(EXPECTED, wire=Wire.BFLOAT16))
+
+
+def test_a_logit_that_no_format_holds_is_dropped():
+    upload = _good(scores=_scores(1e5), space=Space.LOGITS, temperature=1.0)
+    with pytest.raises(UploadError, match="not finite"):
+        check_knowledge(as_sent(upload, Wire.FLOAT16), replace(LOGITS, wire=Wire.FLOAT16))
+
+
+def test_few_bits_need_no_format():
+    few = _good(scores=torch.tensor([[1.0, 0.0, 0.0]] * 3), bits=1)
+    sent = as_sent(few, Wire.FLOAT16)
+    assert check_knowledge(sent, replace(EXPECTED, wire=Wire.FLOAT16)) is sent
+
+
+@pytest.mark.parametrize("wire", FORMATS)
+def test_some_classes_of_a_short_format_become_all_classes_as_float32(wire):
+    top = _good(scores=torch.tensor([[0.7], [0.5], [0.9]]), classes=torch.tensor([[2], [0], [1]]))
+    whole = check_knowledge(as_sent(top, wire), replace(EXPECTED, wire=wire))
+    assert whole.scores.dtype == torch.float32
+    assert whole.wire is Wire.FLOAT32
+    torch.testing.assert_close(whole.scores.sum(dim=1), torch.ones(3), rtol=0, atol=1e-6)

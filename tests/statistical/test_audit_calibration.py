@@ -43,7 +43,7 @@ from fedkd.audit.guesses import (
 from fedkd.audit.intervals import lower_limit
 from fedkd.audit.kary import kary_bound
 from fedkd.audit.one_run import one_run_bound
-from fedkd.audit.roc import roc
+from fedkd.audit.roc import Auc, auc, roc
 
 FALSE_ALARM = 1e-3
 ALPHA = 0.05
@@ -255,6 +255,32 @@ def test_the_law_of_few_ranks_keeps_its_level_and_chi_square_wastes_it(k):
     assert sum(chi_square_p(found) < ALPHA for found in every) < 0.01 * repeats
 
 
+# AUC without leakage, with few scores a side.
+
+
+def _delong_p(found: Auc) -> float:
+    """Return the p-value of the normal law with the spread that DeLong's interval has."""
+    reach = max(found.value - found.interval.low, found.interval.high - found.value)
+    return float(stats.norm.sf((found.value - 0.5) * stats.norm.ppf(0.975) / reach))
+
+
+@pytest.mark.parametrize("decimals", [8, 0], ids=["distinct", "tied"])
+@pytest.mark.parametrize(("n", "m"), [(4, 4), (10, 10), (8, 30), (30, 8), (25, 25), (60, 60)])
+def test_the_test_of_an_auc_keeps_its_level(n, m, decimals):
+    """At 5 %, and at the 0.5 % that Holm's correction asks of a test among ten."""
+    rng, repeats = _rng(15), 1000
+    p = np.array(
+        [
+            auc(rng.normal(size=n).round(decimals), rng.normal(size=m).round(decimals)).p
+            for _ in range(repeats)
+        ]
+    )
+    assert (p <= ALPHA).sum() <= most(repeats)
+    assert (p <= ALPHA / 10).sum() <= stats.binom.isf(FALSE_ALARM, repeats, ALPHA / 10)
+    if min(n, m) > 4:
+        assert (p <= ALPHA).sum() > 0.025 * repeats  # and it is no empty test
+
+
 # Heavy tails: the gate of the extrapolation.
 
 
@@ -326,6 +352,12 @@ def test_the_simulation_finds_the_false_alarms_of_the_best_threshold(rule):
         bits = rng.random(1000) < 0.5
         alarms += alarm(rng.normal(size=1000), bits)
     assert alarms > at_least * repeats > most(repeats)
+
+
+def test_the_simulation_finds_delongs_p_among_few_scores():
+    rng, repeats = _rng(16), 4000
+    p = np.array([_delong_p(auc(rng.normal(size=10), rng.normal(size=10))) for _ in range(repeats)])
+    assert (p <= ALPHA / 10).sum() > stats.binom.isf(FALSE_ALARM, repeats, ALPHA / 10)
 
 
 def test_the_simulation_finds_references_shared_by_all_canaries():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,18 +31,28 @@ class Bench:
         public: labelled examples of the same distribution that no client holds: half of the test
             set. The other half are the non-members. Inputs that became canaries
             are in neither.
-        train: fits a fresh model of the run's first architecture to labelled examples, with the
-            scenario's recipe and this many passes; ``train(examples, passes, seed)``.
-        distil: the same for soft targets; ``distil(lesson, passes, seed)``.
+        train_many: fits a fresh model of the run's first architecture to each lot of labelled
+            examples, from the seed beside it, with the scenario's recipe and so many passes;
+            ``train_many(lots, passes)``. One call with many lots is faster than many calls, and
+            holds a block of lots at once where they are made as they are read.
+        distil_many: the same for soft targets.
         load: the run's model with given parameters.
     """
 
     scenario: Scenario
     task: Task
     public: Examples
-    train: Callable[[Examples, int, int], nn.Module]
-    distil: Callable[[Lesson, int, int], nn.Module]
+    train_many: Callable[[Iterable[tuple[Examples, int]], int], list[nn.Module]]
+    distil_many: Callable[[Iterable[tuple[Lesson, int]], int], list[nn.Module]]
     load: Callable[[Update], nn.Module]
+
+    def train(self, examples: Examples, passes: int, seed: int) -> nn.Module:
+        """Return one model fitted to labelled examples."""
+        return self.train_many([(examples, seed)], passes)[0]
+
+    def distil(self, lesson: Lesson, passes: int, seed: int) -> nn.Module:
+        """Return one model fitted to soft targets."""
+        return self.distil_many([(lesson, seed)], passes)[0]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -69,17 +79,22 @@ class Attack(ABC):
     Attributes:
         adversary: whose view it is given.
         channel: what it reads there.
-        decides: whether its tests count in the verdict. Not where any exchange of knowledge lets
-            it succeed, or where it tries the channel with clients that were not in the run.
     """
 
     adversary: ClassVar[Adversary]
     channel: ClassVar[Channel]
-    decides: ClassVar[bool] = True
 
     @abstractmethod
     def applies(self, bench: Bench, truth: Truth) -> str:
         """Return why it cannot run on this kind of scenario, or an empty text."""
+
+    def set_aside(self, bench: Bench) -> str:
+        """Return why its tests do not count in the verdict on such a run, or an empty text.
+
+        They do not where it may succeed although nothing private leaks: any exchange of knowledge
+        lets it, or members differ from non-members in more than membership.
+        """
+        return ""
 
     @abstractmethod
     def run(self, view: View, bench: Bench, truth: Truth, *, rng: np.random.Generator) -> Result:
@@ -87,8 +102,3 @@ class Attack(ABC):
 
 
 attacks = Registry("attack", Attack, package="fedkd.audit.attacks")
-
-
-def decides(name: str) -> bool:
-    """Return whether an attack's tests count in the verdict; so do those of an unknown name."""
-    return attacks.get(name).decides if name in attacks.names() else True

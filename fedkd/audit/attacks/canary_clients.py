@@ -57,7 +57,6 @@ class CanaryClients(Attack):
 
     adversary: ClassVar[Adversary] = Adversary.SERVER
     channel: ClassVar[Channel] = Channel.CONSENSUS
-    decides: ClassVar[bool] = False
     canaries: Annotated[int, Ge(8)] = 400
     loudness: Annotated[float, Gt(0)] = 100.0
     numbers: Annotated[int, Ge(1)] = 20_000
@@ -67,6 +66,10 @@ class CanaryClients(Attack):
         if isinstance(bench.scenario.method, CoDistillation):
             return ""
         return "the method exchanges no knowledge"
+
+    def set_aside(self, bench: Bench) -> str:
+        """It measures the aggregation, not what the run let out."""
+        return "it was tried with clients that were not in the run"
 
     def run(self, view: View, bench: Bench, truth: Truth, *, rng: np.random.Generator) -> Result:
         """Replay the aggregation once and guess who took part from its outcome alone."""

@@ -53,10 +53,14 @@ class CanarySurrogateConsensus(Attack):
         losses, direct = losses_from(
             bench, line.each, sent, view.proxy(), passes=self.passes, seed=0
         )
-        exposures = line.exposures(losses)
         return Result(
             at_risk="canary secrets",
-            extraction=extraction(exposures, [c.insertions for c in canaries], rng=rng),
+            extraction=extraction(
+                line.exposures(losses),
+                [c.insertions for c in canaries],
+                extrapolations=line.extrapolations(losses, rng=rng),
+                rng=rng,
+            ),
             bound_unit=unit_of(canaries),
             note=f"{line.note} {origin(bench, line.each, sum(direct))} All clients are sent the "
             "same, so each canary counts as seen by a client that does not hold it.",

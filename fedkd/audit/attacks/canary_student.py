@@ -44,11 +44,14 @@ class CanaryStudent(Attack):
             exact_up_to=self.exact_up_to,
             rng=rng,
         )
-        losses = [probe_losses(student, one.probes, task=bench.task) for one in line.each]
+        losses = np.stack([probe_losses(student, one.probes, task=bench.task) for one in line.each])
         return Result(
             at_risk="canary secrets",
             extraction=extraction(
-                line.exposures(np.stack(losses)), [c.insertions for c in canaries], rng=rng
+                line.exposures(losses),
+                [c.insertions for c in canaries],
+                extrapolations=line.extrapolations(losses, rng=rng),
+                rng=rng,
             ),
             bound_unit=unit_of(canaries),
             note=line.note,

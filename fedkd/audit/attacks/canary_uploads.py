@@ -9,7 +9,6 @@ import numpy as np
 from annotated_types import Ge
 
 from fedkd.audit.attacks.base import Attack, Bench, Truth, attacks
-from fedkd.audit.exposure import Exposures
 from fedkd.audit.findings import Result, extraction
 from fedkd.audit.scoring import Floats, Lineups, lineups
 from fedkd.audit.suspects import losses_from, origin, unit_of, uploads_by_client, why_not
@@ -48,13 +47,14 @@ class CanaryUploads(Attack):
         line = lineups(
             bench, seen, references=self.references, exact_up_to=self.exact_up_to, rng=rng
         )
-        exposures, direct = self._exposures(view, bench, line, sent)
+        losses, direct = self._losses(view, bench, line, sent)
         lost = len(canaries) - len(seen)
         return Result(
             at_risk="canary secrets",
             extraction=extraction(
-                exposures,
+                line.exposures(losses),
                 [c.insertions for c in seen],
+                extrapolations=line.extrapolations(losses, rng=rng),
                 rng=rng,
                 numbers=[c.number for c in seen],
             ),
@@ -63,9 +63,9 @@ class CanaryUploads(Attack):
             + (f" {lost} canaries are left out: no holder's upload was kept." if lost else ""),
         )
 
-    def _exposures(
+    def _losses(
         self, view: View, bench: Bench, line: Lineups, sent: dict[int, list[Knowledge]]
-    ) -> tuple[Exposures, int]:
+    ) -> tuple[Floats, int]:
         proxy, read = view.proxy(), set[int]()
         found: dict[int, list[Floats]] = {}
         for client in sorted(sent):
@@ -79,4 +79,4 @@ class CanaryUploads(Attack):
                 found.setdefault(one.canary.number, []).append(row)
                 read |= {one.canary.number} if was_read else set()
         table = [np.mean(found[one.canary.number], axis=0) for one in line.each]
-        return line.exposures(np.stack(table)), len(read)
+        return np.stack(table), len(read)

@@ -56,12 +56,8 @@ class CoopLira(Attack):
         if len(chosen) < 3:
             note = f"{len(chosen)} clients answered; the others' spread takes three or more."
             return Result(at_risk=AT_RISK, note=note)
-        copies = {
-            client: bench.distil(
-                lesson_from(uploads[client], proxy, bench), self.passes, drawn_seed(rng)
-            )
-            for client in chosen
-        }
+        lots = ((lesson_from(uploads[c], proxy, bench), drawn_seed(rng)) for c in chosen)
+        copies = dict(zip(chosen, bench.distil_many(lots, self.passes), strict=True))
         scores = [(np.zeros(0), np.zeros(0))]
         for client, sides in suspects_by_client(truth, chosen, rng=rng).items():
             if min(map(len, sides)):

@@ -70,14 +70,15 @@ class DistillationLira(Attack):
         """Attack a few clients and pool their scores."""
         uploads, proxy = newest_uploads(view, n_classes=bench.task.n_classes), view.proxy()
         chosen = some_clients([c for c in uploads if c in truth.members], self.clients, rng=rng)
-        references = [self._reference(bench, rng=rng) for _ in range(self.references)]
+        lots = (self._half(bench, rng=rng) for _ in range(self.references))
+        references = bench.train_many(lots, self.train_passes)
         scores = [(np.zeros(0), np.zeros(0))]
         for client, sides in suspects_by_client(truth, chosen, rng=rng).items():
             if min(map(len, sides)):
                 sent = uploads[client]
-                copy = self._copy(sent, proxy, bench, rng=rng)
-                answers = (answer_like(sent, model, proxy) for model in references)
-                outs = [self._copy(answer, proxy, bench, rng=rng) for answer in answers]
+                answers = (sent, *(answer_like(sent, model, proxy) for model in references))
+                lessons = ((lesson_from(a, proxy, bench), drawn_seed(rng)) for a in answers)
+                copy, *outs = bench.distil_many(lessons, self.passes)
                 scores.append(standardized(copy, outs, sides, task=bench.task))
         note = (
             f"{MATCHED} Attacked: {listed(chosen)} of {len(uploads)}, drawn at random, with "
@@ -85,15 +86,9 @@ class DistillationLira(Attack):
         )
         return judged(*joined(scores), note=note + degenerate(len(uploads)), rng=rng)
 
-    def _reference(self, bench: Bench, *, rng: np.random.Generator) -> nn.Module:
+    def _half(self, bench: Bench, *, rng: np.random.Generator) -> tuple[Examples, int]:
         half = rng.permutation(len(bench.public))[: max(1, len(bench.public) // 2)]
-        examples = some(bench.public, half)
-        return bench.train(examples, self.train_passes, drawn_seed(rng))
-
-    def _copy(
-        self, upload: Knowledge, proxy: ProxySet, bench: Bench, *, rng: np.random.Generator
-    ) -> nn.Module:
-        return bench.distil(lesson_from(upload, proxy, bench), self.passes, drawn_seed(rng))
+        return some(bench.public, half), drawn_seed(rng)
 
 
 def answer_like(upload: Knowledge, module: nn.Module, proxy: ProxySet) -> Knowledge:

@@ -10,7 +10,7 @@ Dirichlet distributions; it gives the same rows the same weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -101,11 +101,15 @@ class LabelDistribution(Attack):
         asked = {c: np.sort(rng.permutation(len(u))[: self.rows]) for c, u in uploads.items()}
         laws: list[Floats] = []
         features: dict[int, list[Floats]] = {client: [] for client in uploads}
-        for _ in range(self.references):
-            examples, law = self._skewed(bench, rng=rng)
-            module = bench.train(examples, self.passes, drawn_seed(rng))
+
+        def lots() -> Iterator[tuple[Examples, int]]:
+            for _ in range(self.references):
+                examples, law = self._skewed(bench, rng=rng)
+                laws.append(law)
+                yield examples, drawn_seed(rng)
+
+        for module in bench.train_many(lots(), self.passes):
             answers = torch.softmax(predict(module, proxy.inputs).double(), dim=1)
-            laws.append(law)
             for client, upload in uploads.items():
                 rows = upload.rows[torch.from_numpy(asked[client])]
                 mean = _mean_answer(answers[rows], weights[client][asked[client]])

@@ -13,7 +13,7 @@ import numpy as np
 from annotated_types import Ge
 
 from fedkd.audit.attacks.base import Attack, Bench, Truth, attacks
-from fedkd.audit.fair import compared, judged, suspects_of_all
+from fedkd.audit.fair import compared, judged, suspects_of_all, unlike
 from fedkd.audit.findings import Result
 from fedkd.audit.scoring import Floats, example_logits, some
 from fedkd.audit.views import Adversary, Channel, View
@@ -40,6 +40,10 @@ class Lira(Attack):
         """There must be public examples to train reference models on."""
         return "" if len(bench.public) >= 4 else "too few public examples for reference models"
 
+    def set_aside(self, bench: Bench) -> str:
+        """Texts cannot be matched."""
+        return unlike(bench.task)
+
     def run(self, view: View, bench: Bench, truth: Truth, *, rng: np.random.Generator) -> Result:
         """Train the reference models, compare the student with them."""
         student = bench.load(view.student())
@@ -47,9 +51,9 @@ class Lira(Attack):
         seen = [example_logits(student, side, task=bench.task) for side in sides]
         unseen: tuple[list[Floats], list[Floats]] = ([], [])
         n = len(bench.public)
-        for number in range(self.references):
-            half = np.sort(rng.permutation(n)[: n // 2])
-            module = bench.train(some(bench.public, half), self.passes, number)
+        halves = [np.sort(rng.permutation(n)[: n // 2]) for _ in range(self.references)]
+        lots = ((some(bench.public, half), number) for number, half in enumerate(halves))
+        for module in bench.train_many(lots, self.passes):
             for found, side in zip(unseen, sides, strict=True):
                 found.append(example_logits(module, side, task=bench.task))
         centers = [np.median(found, axis=0) for found in unseen]
@@ -60,4 +64,4 @@ class Lira(Attack):
         members, others = ((s - c) / scale for s, c in zip(seen, centers, strict=True))
         note = f"{self.references} reference models saw {n // 2} public examples each."
         note = f"{compared(bench.task)} {note}"
-        return judged(members, others, note=note, rng=rng)
+        return judged(members, others, note=note, rng=rng, certify=not self.set_aside(bench))

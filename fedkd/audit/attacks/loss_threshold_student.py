@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedkd.audit.attacks.base import Attack, Bench, Truth, attacks
-from fedkd.audit.fair import compared, judged, suspects_of_all
+from fedkd.audit.fair import compared, judged, suspects_of_all, unlike
 from fedkd.audit.findings import Result
 from fedkd.audit.scoring import example_losses
 from fedkd.audit.views import Adversary, Channel, View
@@ -26,9 +26,14 @@ class LossThresholdStudent(Attack):
         """It runs wherever there is a student."""
         return ""
 
+    def set_aside(self, bench: Bench) -> str:
+        """Texts cannot be matched."""
+        return unlike(bench.task)
+
     def run(self, view: View, bench: Bench, truth: Truth, *, rng: np.random.Generator) -> Result:
         """Compare the members of all clients with as many non-members of the same classes."""
         student = bench.load(view.student())
         ins, outs = suspects_of_all(truth, rng=rng)
         members, others = (-example_losses(student, part, task=bench.task) for part in (ins, outs))
-        return judged(members, others, note=compared(bench.task), rng=rng)
+        note, certify = compared(bench.task), not self.set_aside(bench)
+        return judged(members, others, note=note, rng=rng, certify=certify)

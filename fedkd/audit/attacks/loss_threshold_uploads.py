@@ -43,9 +43,10 @@ class LossThresholdUploads(Attack):
         if not sent:
             raise NotSeen("no upload was kept")
         found: tuple[list[Floats], list[Floats]] = ([np.zeros(0)], [np.zeros(0)])
-        for client, sides in suspects_by_client(truth, sorted(sent), rng=rng).items():
-            lesson = lesson_from(sent[client][-1], proxy, bench)
-            module = bench.distil(lesson, self.passes, client)
+        suspects = suspects_by_client(truth, sorted(sent), rng=rng)
+        lots = ((lesson_from(sent[client][-1], proxy, bench), client) for client in suspects)
+        surrogates = bench.distil_many(lots, self.passes)
+        for sides, module in zip(suspects.values(), surrogates, strict=True):
             for scores, side in zip(found, sides, strict=True):
                 scores.append(-example_losses(module, side, task=bench.task))
         return judged(

@@ -30,9 +30,10 @@ from fedkd.audit.attacks.surrogates import (
     speaks_about_classes,
 )
 from fedkd.audit.findings import Result
+from fedkd.audit.scoring import some
 from fedkd.audit.views import Adversary, Channel, View
-from fedkd.training.steps import predict
-from fedkd.types import Consensus, Knowledge, ProxySet
+from fedkd.training.steps import Examples, predict
+from fedkd.types import Consensus, Knowledge
 
 Hits = NDArray[np.bool_]
 
@@ -52,7 +53,6 @@ class SurrogateAgreement(Attack):
 
     adversary: ClassVar[Adversary] = Adversary.SERVER
     channel: ClassVar[Channel] = Channel.UPLOADS
-    decides: ClassVar[bool] = False
     clients: Annotated[int, Ge(1)] = 3
     held_out: Annotated[float, Gt(0), Lt(1)] = 0.2
     passes: Annotated[int, Ge(1)] = 10
@@ -63,6 +63,10 @@ class SurrogateAgreement(Attack):
         """Refuse methods without knowledge, and sequences."""
         return speaks_about_classes(bench)
 
+    def set_aside(self, bench: Bench) -> str:
+        """Copies that answer like their originals are what distillation is for."""
+        return "any exchange of knowledge allows it"
+
     def run(self, view: View, bench: Bench, truth: Truth, *, rng: np.random.Generator) -> Result:
         """Copy a few clients and ask the copies what their originals know."""
         uploads, proxy = all_uploads(view, n_classes=bench.task.n_classes), view.proxy()
@@ -71,14 +75,12 @@ class SurrogateAgreement(Attack):
         public = bench.train(bench.public, self.train_passes, drawn_seed(rng))
         private: list[tuple[Hits, Hits]] = []
         answers: list[tuple[Hits, Hits]] = []
-        for client in chosen:
-            copy, held_out = self._copy(uploads[client], proxy, bench, rng=rng)
-            examples = truth.members[client]
-            at = torch.from_numpy(rng.permutation(len(examples))[: self.examples])
-            labels = examples.labels[at]
-            private.append(_right(copy, public, examples.inputs[at], labels))
-            inputs = proxy.inputs[held_out.rows]
-            answers.append(_right(copy, public, inputs, held_out.scores.argmax(dim=1)))
+        cuts = [self._cut(uploads[c], truth.members[c], rng=rng) for c in chosen]
+        lots = ((lesson_from(cut.learnt, proxy, bench), cut.seed) for cut in cuts)
+        for cut, copy in zip(cuts, bench.distil_many(lots, self.passes), strict=True):
+            private.append(_right(copy, public, cut.own.inputs, cut.own.labels))
+            inputs, said = proxy.inputs[cut.held_out.rows], cut.held_out.scores
+            answers.append(_right(copy, public, inputs, said.argmax(dim=1)))
         if not chosen:
             return Result(at_risk=AT_RISK, note="No client answered two rows: nothing to copy.")
         return Result(
@@ -94,14 +96,33 @@ class SurrogateAgreement(Attack):
             ),
         )
 
-    def _copy(
-        self, sent: Consensus, proxy: ProxySet, bench: Bench, *, rng: np.random.Generator
-    ) -> tuple[nn.Module, Consensus]:
-        """Return a copy, and the answers it did not learn from (at least one)."""
+    def _cut(self, sent: Consensus, members: Examples, *, rng: np.random.Generator) -> _Cut:
+        """Hold out at least one answer."""
         order = torch.from_numpy(rng.permutation(len(sent)))
         n_out = min(len(sent) - 1, max(1, round(self.held_out * len(sent))))
-        lesson = lesson_from(_part(sent, order[n_out:]), proxy, bench)
-        return bench.distil(lesson, self.passes, drawn_seed(rng)), _part(sent, order[:n_out])
+        return _Cut(
+            learnt=_part(sent, order[n_out:]),
+            held_out=_part(sent, order[:n_out]),
+            seed=drawn_seed(rng),
+            own=some(members, rng.permutation(len(members))[: self.examples]),
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Cut:
+    """What one copy learns from and is asked.
+
+    Attributes:
+        learnt: answers of its client.
+        held_out: other answers of its client.
+        own: private examples of its client.
+        seed: of the copy.
+    """
+
+    learnt: Consensus
+    held_out: Consensus
+    own: Examples
+    seed: int
 
 
 AT_RISK = "clients' models"

@@ -40,7 +40,7 @@ class Csv(DataSet):
     def load(self) -> Arrays:
         """Read, split and standardise the table."""
         path = self._path()
-        table, names = _read(path, self.label)
+        table, names = read_table(path, self.label)
         codes, _, n_classes = class_codes(names, names[:0])
         n_test = round(self.test_fraction * len(codes))
         if n_test < 2 or n_test >= len(codes):
@@ -75,7 +75,7 @@ class Csv(DataSet):
         return path
 
 
-def _read(path: Path, label: str) -> tuple[NDArray[np.float64], NDArray[np.generic]]:
+def read_table(path: Path, label: str) -> tuple[NDArray[np.float64], NDArray[np.generic]]:
     """Return the numbers ``[n, columns]`` and the labels ``[n]`` (integers if all are)."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fedkd.audit.attacks.base import decides
 from fedkd.reports.audit.words import at_least, at_most
 from fedkd.reports.page import NOTHING, Tile, Tone
 
@@ -40,7 +39,7 @@ class ClaimsBox:
 def claims_box(result: dict[str, Any]) -> ClaimsBox:
     """Return the box of an audit."""
     claim, bounds = result["claim"], _bounds(result)
-    formal, counted = claim["epsilon"], [row for row in bounds if decides(row["attack"])]
+    formal, counted = claim["epsilon"], [row for row in bounds if row["decides"]]
     best = next(iter(counted or bounds), None)
     comparable = [row for row in bounds if _same_unit(row, claim["unit"])]
     rival = comparable[0] if comparable else None
@@ -80,7 +79,7 @@ def _judged(
 ) -> tuple[Tone, str]:
     formal, shown = result["claim"]["epsilon"], 0.0 if best is None else best["eps_lb"]
     if formal is None:
-        counts = best is not None and decides(best["attack"])
+        counts = best is not None and best["decides"]
         return _judged_unproved(result, best if counts else None)
     if rival is not None and rival["eps_lb"] > formal:
         return Tone.BAD, (

@@ -108,6 +108,7 @@ def _canaries(result: dict[str, Any], drawn: figures.Drawn) -> Html:
     grid = tables.canaries_grid(result)
     return joined(
         _grid(tables.levels_grid(result)),
+        _grid(tables.extrapolation_grid(result)),
         _pictures(drawn.exposures, beside=True),
         details(f"The {len(planted)} canaries that were planted", _grid(grid)),
     )

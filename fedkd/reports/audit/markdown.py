@@ -9,7 +9,7 @@ from fedkd.reports.audit.claims import claims_box
 from fedkd.reports.audit.facts import title
 from fedkd.reports.audit.grid import Grid
 from fedkd.reports.audit.run_tables import comparison_grid, ledger_grid, reduction_grid
-from fedkd.reports.audit.tables import channel_grid, not_run_grid
+from fedkd.reports.audit.tables import channel_grid, extrapolation_grid, not_run_grid
 from fedkd.reports.audit.words import footnotes, interval, percent, plain
 from fedkd.reports.page import clean
 
@@ -37,6 +37,7 @@ def audit_markdown(result: dict[str, Any]) -> str:
         _list(said.notes),
         *_comparison(result),
         _table(channel_grid(result)),
+        _table(extrapolation_grid(result)),
         _table(not_run_grid(result)),
         _table(ledger_grid(result)),
         _folded("Statistical notes", _list(footnotes(result))),

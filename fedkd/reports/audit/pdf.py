@@ -21,7 +21,7 @@ MARGIN = 45.0
 """Points, on all sides of an A4 page."""
 INK, SOFT, LINE = "#1c2024", "#555d66", "#c9ced4"
 TONES = {Tone.GOOD: "#1b7a43", Tone.BAD: "#b3261e", Tone.MILD: "#8a5a00", Tone.PLAIN: SOFT}
-WORDY = {"reason", "what was planted", "measure", "figure", "attack"}
+WORDY = {"reason", "remark", "what was planted", "measure", "figure", "attack"}
 """Columns that take more room."""
 
 
@@ -46,6 +46,7 @@ def audit_pdf(result: dict[str, Any], drawn: figures.Drawn, path: Path) -> Path:
         *_pictures("ROC curves", drawn.rocs),
         *_pictures("Canaries", drawn.exposures),
         *_grid(tables.levels_grid(result)),
+        *_grid(tables.extrapolation_grid(result)),
         *_pictures("Label distributions", drawn.labels),
         *_grid(tables.labels_grid(result)),
         *_comparison(result, drawn),

@@ -71,6 +71,9 @@ def print_audit(found: dict[str, Any], paths: dict[str, Path]) -> None:
     for row in found["channels"]:
         if row["status"] != "ran":
             console.print(f"{row['attack']}: {row['status']}: {row['reason']}", markup=False)
+        elif not row["decides"]:
+            why = f"does not decide the verdict: {row['decides_reason']}"
+            console.print(f"{row['attack']}: {why}", markup=False)
     if found["comparison"] is not None:
         console.print(_reduction(found))
     for name, path in paths.items():

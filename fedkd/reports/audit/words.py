@@ -45,6 +45,9 @@ GLOSSARY = (
     ("exposure", "How far up a canary's true secret ranks among all possible ones, in bits; one "
      "more bit is twice as far up. Without any leak the mean is the floor: 1.44 bits among many "
      "secrets, less among few. The cap is reached when the secret ranks first."),
+    ("extrapolated exposure", "Sampling cannot show more than its cap. Where a curve fitted to the "
+     "sampled secrets passes its tests (the gate), it says how far beyond a canary probably is; "
+     "it is an estimate and no proof, never above the ceiling, all secrets there are."),
     ("p", "The chance of a result like this, or a stronger one, if nothing leaked."),
     ("KL", "How far a guessed label distribution is from the true one, in nats; 0 is a perfect "
      "guess. The prior guesses without the channel."),

@@ -27,7 +27,7 @@ class PlannedRun:
     Attributes:
         place: its position in the plan.
         scenario: as it was named in the arguments.
-        method: as it was named in the arguments.
+        method: as it was named in the arguments, with the values of all other lists.
         seed: root of the run's random streams.
         against: the method the others are tested against, the first one named.
         overrides: what makes ``resolved``.

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from fedkd.run_folder import finished_run
 
 DEFAULT_METHODS = "edgefd,fedmd,own_only"
 DEFAULT_SEEDS = 3
+FIXED = ("scenario", "method", "seeds", "seed")
 OPENING, CLOSING, QUOTES = "([{", ")]}", "'\""
 
 
@@ -44,7 +46,7 @@ class ComparedRun:
     Attributes:
         place: its position in the plan; runs are done in any order.
         scenario: as it was named in the arguments.
-        method: as it was named in the arguments.
+        method: as it was named in the arguments, with the values of all other lists.
         seed: root of the run's random streams.
         against: the method the others are tested against, the first one named.
         summary: the keys of ``summary.json``; ``run_dir`` is where it lies now.
@@ -65,8 +67,9 @@ def plan(arguments: Sequence[str], *, plugins: Sequence[str] = ()) -> Plan:
 
     Args:
         arguments: ``scenario=A,B``, ``method=M,N`` and ``seeds=5`` (that many, from ``seed=``
-            on), ``seeds=3,7`` or ``seeds=[3,7]`` (those); anything else is an override for every
-            run. One method with two settings is two methods:
+            on), ``seeds=3,7`` or ``seeds=[3,7]`` (those). Any other list makes every method as
+            many methods: ``method.aggregator=mean,median``. One value is an override for every
+            run. A method with two settings is two methods, too:
             ``method=edgefd,{name: edgefd, distiller: {temperature: 1}}``.
         plugins: passed on to the children; load them here first (``catalogue.load_plugins``).
 
@@ -75,7 +78,7 @@ def plan(arguments: Sequence[str], *, plugins: Sequence[str] = ()) -> Plan:
     """
     lists, others = _sorted_out(arguments)
     scenarios = _named(lists.get("scenario", DEFAULT_SCENARIO), "scenario")
-    methods = _named(lists.get("method", DEFAULT_METHODS), "method")
+    methods = _variants(lists)
     combinations = [
         (seed, scenario, method)
         for seed in _seeds(lists.get("seeds"), lists.get("seed"))
@@ -84,7 +87,8 @@ def plan(arguments: Sequence[str], *, plugins: Sequence[str] = ()) -> Plan:
     ]
     runs: list[PlannedRun] = []
     for place, (seed, scenario, method) in enumerate(combinations):
-        overrides = (f"scenario={scenario}", f"method={method}", f"seed={seed}", *others)
+        chosen = (f"scenario={scenario}", *methods[method], f"seed={seed}")
+        overrides = (*chosen, *others)
         try:
             resolved = compose(overrides)
         except ConfigError as error:
@@ -94,7 +98,7 @@ def plan(arguments: Sequence[str], *, plugins: Sequence[str] = ()) -> Plan:
             scenario=scenario,
             method=method,
             seed=seed,
-            against=methods[0],
+            against=next(iter(methods)),
             overrides=overrides,
             resolved=resolved,
         )
@@ -182,18 +186,25 @@ def _sorted_out(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     others: list[str] = []
     for argument in arguments:
         key, _, value = argument.partition("=")
-        if key not in ("scenario", "method", "seeds", "seed"):
-            if len(split_list(value)) > 1:
-                raise ConfigError(
-                    f"{argument}: only scenario, method and seeds take lists; compare settings "
-                    "as methods, method={name: M, key: 1},{name: M, key: 2}"
-                )
-            others.append(argument)
-        elif key in lists:
-            raise ConfigError(f"{argument}: {key} was given before; write {key}={lists[key]},...")
-        else:
+        listed = key in FIXED or len(split_list(value)) > 1
+        if key in lists or (listed and any(other.startswith(f"{key}=") for other in others)):
+            raise ConfigError(f"{argument}: {key} was given before; write one list, {key}=A,B")
+        if listed:
             lists[key] = value.strip()
+        else:
+            others.append(argument)
     return lists, others
+
+
+def _variants(lists: dict[str, str]) -> dict[str, tuple[str, ...]]:
+    """Return the overrides of every method, by its name and the values of all other lists."""
+    varied = {key: _named(text, key) for key, text in lists.items() if key not in FIXED}
+    variants: dict[str, tuple[str, ...]] = {}
+    for method in _named(lists.get("method", DEFAULT_METHODS), "method"):
+        for values in product(*varied.values()):
+            words = tuple(f"{key}={value}" for key, value in zip(varied, values, strict=True))
+            variants[" ".join((method, *words))] = (f"method={method}", *words)
+    return variants
 
 
 def _named(text: str, key: str) -> list[str]:

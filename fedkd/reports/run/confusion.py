@@ -14,7 +14,8 @@ from fedkd.data.federation import arrays_of, true_labels
 from fedkd.errors import ConfigError, MissingDataError
 from fedkd.methods.base import MessageKind
 from fedkd.reports.page import Html, table
-from fedkd.scenario import Kept, Scenario
+from fedkd.runtime import Kept
+from fedkd.scenario import Scenario
 from fedkd.transcript import Transcript
 from fedkd.types import Consensus
 

@@ -25,15 +25,16 @@ UTILITY = dict.fromkeys(
 )
 
 
-def row(result, name="loss_threshold_student"):
-    made = channel_row(attacks.get(name)(), result, status="ran", reason="")
+def row(result, name="loss_threshold_student", *, set_aside=""):
+    made = channel_row(attacks.get(name)(), result, status="ran", reason="", set_aside=set_aside)
     return {**made, "seconds": 0.0}
 
 
-def suspects(gap, *, n=400, seed=0, name="loss_threshold_student"):
+def suspects(gap, *, n=400, seed=0, set_aside=""):
     rng = np.random.default_rng(seed)
     scores = rng.normal(gap, 1, n), rng.normal(0, 1, n)
-    return row(Result(at_risk="membership", membership=membership(*scores, rng=rng)), name)
+    result = Result(at_risk="membership", membership=membership(*scores, rng=rng))
+    return row(result, set_aside=set_aside)
 
 
 def canaries(top, *, n=40, k=100, seed=0):
@@ -93,6 +94,35 @@ class TestVerdict:
         few = suspects(0, n=4)
         assert few["eps_ceiling"] < 0.5
         assert verdict([few])["grade"] == UNKNOWN
+
+    def test_what_is_set_aside_decides_nothing_and_the_reason_is_printed(self):
+        aside = suspects(3, set_aside="style passes for memory")
+        assert (aside["decides"], aside["decides_reason"]) == (False, "style passes for memory")
+        reason = "loss_threshold_student: does not decide the verdict: style passes for memory"
+        said = verdict([aside, canaries(0)])
+        assert said["grade"] == NO_LEAK
+        assert "1 tests" in said["sentence"]
+        assert reason in said["limits"]
+        assert not any(line.startswith("loss_threshold_student: a per") for line in said["limits"])
+        alone = verdict([aside])
+        assert alone["grade"] == UNKNOWN
+        assert "No attack that decides ran" in alone["sentence"]
+        assert alone["limits"] == [reason]
+
+    def test_an_auc_of_few_scores_is_judged_by_its_exact_law(self):
+        scores = np.arange(10.0, 14), np.arange(4.0)
+        found = membership(*scores, rng=np.random.default_rng(0))
+        (test,) = leak_tests([row(Result(at_risk="membership", membership=found))])
+        assert test.p == pytest.approx(1 / 70)  # of all ways to pick four of eight
+
+    def test_leak_free_audits_of_few_records_raise_no_more(self):
+        repeats = 400
+        alarms = sum(
+            verdict([suspects(0, n=12, seed=s), suspects(0, n=12, seed=10_000 + s)])["grade"]
+            == LEAK
+            for s in range(repeats)
+        )
+        assert alarms <= 34  # 5 % of 400 is 20; 99.9 % of such experiments see 34 at most
 
     def test_leak_free_audits_raise_false_alarms_in_at_most_five_percent(self):
         rng, alarms = np.random.default_rng(0), 0
@@ -156,8 +186,10 @@ class TestConditions:
         assert gate("auc>0.6").failures(report(suspects(0))) == []
 
     def test_what_does_not_count_in_the_verdict_does_not_count_here(self):
-        replayed = suspects(2, name="canary_clients")
-        assert gate("auc>0.6").failures(report(suspects(0), replayed)) == []
+        aside = suspects(2, set_aside="style passes for memory")
+        assert gate("auc>0.6").failures(report(suspects(0), aside)) == []
+        assert gate("auc_p<0.001").failures(report(suspects(0), aside)) == []
+        assert gate("auc_p<0.001").failures(report(suspects(2), aside))
 
     def test_the_reduction_is_compared(self):
         assert gate("exposure_reduction<0.8").failures(report(reduction=0.9)) == []

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fedkd.audit.attacks.base import attacks
 from fedkd.audit.exposure import (
     Exposures,
     by_insertions,
@@ -18,7 +19,11 @@ from fedkd.audit.exposure import (
     rank_p,
 )
 from fedkd.audit.extrapolation import extrapolated_exposure
+from fedkd.audit.findings import Result, extraction
+from fedkd.audit.plain import channel_row
 from fedkd.audit.reduction import exposure_reduction
+from fedkd.audit.scoring import Lineup, Lineups
+from fedkd.canaries.base import Canary, Probes
 
 
 def _rng(seed: int = 0) -> np.random.Generator:
@@ -201,3 +206,77 @@ def test_the_gate_says_why_it_is_shut(references, reason):
 def test_a_loss_that_is_not_a_number_is_refused():
     with pytest.raises(ValueError, match="give numbers"):
         extrapolated_exposure(math.nan, np.arange(500.0), secret_bits=30, rng=_rng())
+
+
+N_SECRETS = 5000
+NOBODY_ASKS = Probes(inputs=np.zeros((0, 1)), labels=np.zeros(0, int), scored=np.zeros(0, bool))
+
+
+def _lineups(secrets, *, exact: bool = False) -> Lineups:
+    """Return lineups of canaries with secret 7, which stands first."""
+    canary = Canary(number=0, seed=0, secret=7, insertions=4, holders=(0,))
+    each = tuple(
+        Lineup(canary=canary, probes=NOBODY_ASKS, secrets=row, own=0) for row in np.asarray(secrets)
+    )
+    return Lineups(each=each, exact=exact, n_secrets=N_SECRETS)
+
+
+def _four(seed: int = 2):
+    """Return candidates and losses: far out, tied with a copy of itself, second, heavy tails."""
+    secrets = np.tile(np.append(7, np.arange(1000, 2000)), (4, 1))
+    secrets[1, 3] = 7
+    losses = np.stack([np.append(-9.0, _references(LAW, seed=seed + n)) for n in range(3)])
+    losses[1, 3] = losses[1, 0]
+    losses[2, 9] = -10.0
+    heavy = np.append(-60.0, _references(stats.t(3), seed=9))
+    return secrets, np.vstack([losses, heavy])
+
+
+def test_canaries_at_the_cap_are_extrapolated_and_no_others():
+    secrets, losses = _four()
+    far, copied, second, heavy = _lineups(secrets).extrapolations(losses, rng=_rng())
+    assert far.value == far.ceiling == math.log2(N_SECRETS)
+    assert far.interpolated == far.cap == math.log2(1001)
+    assert copied.value == copied.ceiling
+    assert copied.cap == math.log2(1000), "a copy of its own secret is no reference"
+    assert second is None
+    assert heavy.value is None
+    assert "does not fit" in heavy.reason
+
+
+def test_exact_ranks_leave_nothing_to_extrapolate():
+    secrets, losses = _four()
+    assert _lineups(secrets, exact=True).extrapolations(losses, rng=_rng()) is None
+
+
+def test_extrapolating_leaves_all_other_draws_as_they_are_and_repeats():
+    secrets, losses = _four()
+    rng, line = _rng(3), _lineups(secrets)
+    first = line.extrapolations(losses, rng=rng)
+    assert rng.random() == _rng(3).random()
+    assert line.extrapolations(losses, rng=_rng(3)) == first
+
+
+def test_a_row_tells_how_many_gates_opened_and_changes_nothing_else():
+    secrets, losses = _four()
+    line = _lineups(secrets)
+    exposures = line.exposures(losses)
+
+    def told(extrapolations):
+        found = extraction(exposures, [4] * 4, extrapolations=extrapolations, rng=_rng())
+        result = Result(at_risk="canary secrets", extraction=found)
+        return channel_row(attacks.get("canary_student")(), result, status="ran", reason="")
+
+    plain, row = told(None), told(line.extrapolations(losses, rng=_rng()))
+    assert (plain["ranking"], row["ranking"]) == ("exact", "sampled")
+    (level,) = row["levels"]
+    beyond = level.pop("extrapolation")
+    assert (beyond["at_cap"], beyond["opened"]) == (3, 2)
+    assert beyond["low"] == beyond["mean"] == beyond["high"] == beyond["ceiling"]
+    assert "does not fit" in beyond["reason"]
+    assert plain["levels"][0].pop("extrapolation") is None
+    each = [one.pop("extrapolation") for one in row["exposures"]]
+    assert [one and one["value"] for one in each] == [*[beyond["mean"]] * 2, None, None]
+    assert each[0].keys() == each[3].keys() > {"fit_p", "tail_p", "cap", "ceiling", "reason"}
+    assert {one.pop("extrapolation") for one in plain["exposures"]} == {None}
+    assert row | {"ranking": "exact"} == plain

@@ -7,8 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from fedkd.audit.exposure import exact_exposure
-from fedkd.audit.findings import Extraction, Membership, extraction, membership
+from fedkd.audit.attacks.base import attacks
+from fedkd.audit.exposure import exact_exposure, interpolated_exposure
+from fedkd.audit.extrapolation import extrapolated_exposure
+from fedkd.audit.fair import UNLIKE
+from fedkd.audit.findings import Extraction, Membership, Result, extraction, membership
+from fedkd.audit.plain import channel_row
 
 LEVELS = (1, 4, 16)
 PER_LEVEL = 24
@@ -23,7 +27,7 @@ def full() -> dict[str, Any]:
     rng = np.random.default_rng(5)
     members = membership(rng.normal(1.2, 1, 1200), rng.normal(0, 1, 1200), rng=rng, delta=1e-5)
     guess = membership(rng.normal(0, 1, 120), rng.normal(0, 1, 120), rng=rng, delta=1e-5)
-    strong, weak = _extraction(rng, 3.0), _extraction(rng, 0.3)
+    strong, weak = _sampled(rng, 3.0), _exact(rng, 0.3)
     names = ["anna", "ben", "cleo"]
     return {
         "schema": 1,
@@ -47,7 +51,8 @@ def full() -> dict[str, Any]:
         "utility": {"accuracy_mean": 0.8125, "server_accuracy": None},
         "channels": [
             from_membership("uploads", "server", "lira", members),
-            from_membership("consensus", "client", "loss_threshold", guess),
+            from_membership("consensus", "client", "loss_threshold", guess)
+            | {"decides": False, "decides_reason": UNLIKE},
             from_extraction("student", "student holder", "exposure", strong),
             from_extraction("uploads", "server", "upload_exposure", weak),
             blank("uploads", "server", "label_distribution")
@@ -144,7 +149,7 @@ def hostile() -> dict[str, Any]:
 
 def _poisoned(value: Any) -> Any:
     if isinstance(value, dict):
-        fixed = {"status", "grade"}
+        fixed = {"status", "grade", "ranking"}
         return {key: item if key in fixed else _poisoned(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_poisoned(item) for item in value]
@@ -174,9 +179,9 @@ def run() -> dict[str, Any]:
 
 def blank(channel: str, adversary: str, attack: str) -> dict[str, Any]:
     """Return a row of an attack that ran and measured nothing."""
-    numbers = ("n", "auc", "auc_ci", "tpr_at_fpr_01", "tpr_ci", "tpr_at_fpr_001", "tpr_001_ci",
-               "eps_lb", "eps_ceiling", "eps_delta", "exposure_mean", "exposure_p",
-               "exposure_floor", "exposure_cap", "roc")  # fmt: skip
+    numbers = ("n", "auc", "auc_ci", "auc_p", "tpr_at_fpr_01", "tpr_ci", "tpr_at_fpr_001",
+               "tpr_001_ci", "eps_lb", "eps_ceiling", "eps_delta", "exposure_mean", "exposure_p",
+               "exposure_floor", "exposure_cap", "ranking", "roc")  # fmt: skip
     return {
         "channel": channel,
         "adversary": adversary,
@@ -187,6 +192,8 @@ def blank(channel: str, adversary: str, attack: str) -> dict[str, Any]:
         "eps_rule": "",
         "figures": [],
         "note": "",
+        "decides": True,
+        "decides_reason": "",
         "status": "ran",
         "reason": "",
         "seconds": 1.5,
@@ -204,6 +211,7 @@ def from_membership(channel: str, adversary: str, attack: str, found: Membership
         "n": found.auc.n_members + found.auc.n_nonmembers,
         "auc": found.auc.value,
         "auc_ci": [found.auc.interval.low, found.auc.interval.high],
+        "auc_p": found.auc.p,
         "tpr_at_fpr_01": one.value,
         "tpr_ci": one.interval and [one.interval.low, one.interval.high],
         "tpr_at_fpr_001": tenth.value,
@@ -224,41 +232,44 @@ def from_membership(channel: str, adversary: str, attack: str, found: Membership
 
 def from_extraction(channel: str, adversary: str, attack: str, found: Extraction) -> dict[str, Any]:
     most = max(found.levels, key=lambda level: level.insertions)
-    return blank(channel, adversary, attack) | {
-        "at_risk": "canary secrets",
-        "n": len(found.insertions),
-        "eps_lb": found.bound.epsilon,
-        "eps_ceiling": found.bound.ceiling,
-        "eps_delta": found.bound.delta,
-        "eps_unit": "replace one holder's canary examples, all insertions together",
-        "eps_rule": str(found.bound.rule),
-        "exposure_mean": most.mean,
-        "exposure_p": most.rank_p,
-        "exposure_floor": most.floor,
-        "exposure_cap": most.cap,
-        "levels": [
-            {
-                "insertions": level.insertions,
-                "n": level.n_canaries,
-                "mean": level.mean,
-                "ci": level.interval and [level.interval.low, level.interval.high],
-                "floor": level.floor,
-                "cap": level.cap,
-                "p": level.rank_p,
-            }
-            for level in found.levels
-        ],
-        "exposures": [
-            {"canary": n, "insertions": int(times), "rank": float(rank),
-             "candidates": found.exposures.n_candidates, "bits": float(bits)}
-            for n, (times, rank, bits) in enumerate(
-                zip(found.insertions, found.exposures.ranks, found.exposures.bits, strict=True)
-            )
-        ],
-    }  # fmt: skip
+    result = Result(at_risk="canary secrets", extraction=found)
+    told = channel_row(attacks.get("canary_student")(), result, status="ran", reason="")
+    return (
+        blank(channel, adversary, attack)
+        | {
+            "at_risk": "canary secrets",
+            "n": len(found.insertions),
+            "eps_lb": found.bound.epsilon,
+            "eps_ceiling": found.bound.ceiling,
+            "eps_delta": found.bound.delta,
+            "eps_unit": "replace one holder's canary examples, all insertions together",
+            "eps_rule": str(found.bound.rule),
+            "exposure_mean": most.mean,
+            "exposure_p": most.rank_p,
+            "exposure_floor": most.floor,
+            "exposure_cap": most.cap,
+        }
+        | {key: told[key] for key in ("ranking", "levels", "exposures")}
+    )
 
 
-def _extraction(rng: np.random.Generator, strength: float) -> Extraction:
+def _sampled(rng: np.random.Generator, strength: float) -> Extraction:
+    """Return canaries ranked among drawn secrets; those of the last level have heavy tails."""
+    insertions = np.repeat(LEVELS, PER_LEVEL)
+    heavy = insertions == LEVELS[-1]
+    law = np.where(heavy[:, None], rng.standard_t(3, (len(heavy), CANDIDATES)),
+                   rng.normal(0, 1, (len(heavy), CANDIDATES)))  # fmt: skip
+    own = rng.normal(0, 1, len(heavy)) - strength * np.log2(insertions + 1)
+    beyond = tuple(
+        extrapolated_exposure(loss, others, secret_bits=20, rng=rng)
+        if loss < others.min()
+        else None
+        for loss, others in zip(own, law, strict=True)
+    )
+    return extraction(interpolated_exposure(own, law), insertions, extrapolations=beyond, rng=rng)
+
+
+def _exact(rng: np.random.Generator, strength: float) -> Extraction:
     insertions = np.repeat(LEVELS, PER_LEVEL)
     own = rng.integers(CANDIDATES, size=len(insertions))
     losses = rng.normal(0, 1, (len(insertions), CANDIDATES))

@@ -61,6 +61,16 @@ def test_an_average_never_changes_the_color():
         assert claims_box(result) == before
 
 
+def test_a_bound_that_is_set_aside_certifies_no_leak():
+    result = _result(None, [(2.8, RECORD), (0.0, RECORD)], "no leak found")
+    result["channels"][0]["decides"] = False
+    said = claims_box(result)
+    assert said.tone is Tone.PLAIN
+    assert said.tiles[1].value == "0.00"
+    result["channels"] = result["channels"][:1]
+    assert "no lower bound was measured on the run itself" in claims_box(result).head
+
+
 def test_the_gap_is_to_the_largest_bound_of_the_same_unit():
     said = claims_box(_result(4.0, [(1.5, RECORD), (0.2, RECORD), (3.0, CANARY)]))
     values = {tile.name: tile for tile in said.tiles}

@@ -94,6 +94,13 @@ def test_the_json_holds_to_its_schema(reports, name):
     jsonschema.Draft202012Validator(schema).validate(stored)
 
 
+def _stripped(full: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return the row of an attack on canaries without what was extrapolated."""
+    row = next(row for row in full["channels"] if row[key])
+    kept = [{k: v for k, v in each.items() if k != "extrapolation"} for each in row[key]]
+    return row | {key: kept}
+
+
 def _broken() -> dict[str, dict[str, Any]]:
     full = audit_sample.full()
     row = full["channels"][0]
@@ -106,6 +113,13 @@ def _broken() -> dict[str, dict[str, Any]]:
         "an AUC above one": full | {"channels": [row | {"auc": 1.2}]},
         "a negative bound": full | {"channels": [row | {"eps_lb": -0.1}]},
         "an interval of one": full | {"channels": [row | {"auc_ci": [0.5]}]},
+        "a p above one": full | {"channels": [row | {"auc_p": 1.2}]},
+        "a row that does not say whether it decides": full
+        | {"channels": [{key: value for key, value in row.items() if key != "decides"}]},
+        "an unknown ranking": full | {"channels": [row | {"ranking": "guessed"}]},
+        "a level without its extrapolation": full | {"channels": [_stripped(full, "levels")]},
+        "an exposure without its extrapolation": full
+        | {"channels": [_stripped(full, "exposures")]},
         "an unknown status": full | {"channels": [row | {"status": "maybe"}]},
         "a row without an attack": full
         | {"channels": [{key: value for key, value in row.items() if key != "attack"}]},
@@ -211,10 +225,12 @@ def _row_is(cells: list[str], row: dict[str, Any]) -> None:
         assert float(first[7]) <= row["eps_lb"], "a lower bound must not be rounded up"
         assert _close(below[7].removeprefix("ceiling "), row["eps_ceiling"], 0.01)
     assert _close(first[8], row["exposure_mean"], 0.005)
-    if row["exposure_p"] is not None and row["exposure_p"] < 0.001:
+    p = row["auc_p"] if row["exposure_p"] is None else row["exposure_p"]
+    if p is not None and p < 0.001:
         assert first[9] == "<0.001"
     else:
-        assert _close(first[9], row["exposure_p"], 0.0005)
+        assert _close(first[9], p, 0.0005)
+    assert below[9] == ("" if row["decides"] else "set aside")
     for place, key, scale, within in ((4, "auc_ci", 1, 0.0005), (5, "tpr_ci", 100, 0.05)):
         ends = below[place].replace(" %", "").split(" to ") if row[key] else []
         for shown, value in zip(ends, row[key] or [], strict=True):
@@ -258,6 +274,46 @@ def test_tables_of_levels_labels_ledger_and_comparison_print_their_numbers(repor
     gone = {row[0]: row for row in tables["insertions4"][1:]}
     assert gone["16"][1:] == ["9.10", "2.80", "82.4 %\n70.1 % to 91.2 %"]
     assert "not above the floor" in gone["1"][3]
+
+
+def _cells_of_markdown(path: Path, start: str) -> list[list[str]]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    at = next(n for n, line in enumerate(lines) if line.startswith(start)) + 2
+    found = []
+    while at < len(lines) and lines[at].startswith("| "):
+        found.append([c.replace("<br>", "\n") for c in lines[at].strip("| ").split(" | ")])
+        at += 1
+    return found
+
+
+def test_exposure_beyond_the_cap_is_told_beside_the_cap_in_every_form(reports):
+    student, uploads = audit_sample.full()["channels"][2:4]
+    assert (student["ranking"], uploads["ranking"]) == ("sampled", "exact")
+    few, some, many = student["levels"]
+    assert some["extrapolation"]["opened"] > 1
+    assert many["extrapolation"]["opened"] < many["extrapolation"]["at_cap"]
+    tables = read(reports("full")["report_html"]).tables
+    page = next(table for table in tables if table[0][-1] == "remark")[1:]
+    on_md = _cells_of_markdown(reports("full")["report_md"], "| attack | channel | insertions")
+    for rows in (page, on_md):
+        for cells, level in zip(rows, (few, some, many), strict=False):
+            beyond = level["extrapolation"]
+            assert cells[2:5] == [
+                str(level["insertions"]),
+                f"{beyond['at_cap']} of {level['n']}",
+                str(beyond["opened"]),
+            ]
+            assert _close(cells[5].partition("\n")[0], beyond["mean"], 0.005)
+            assert _close(cells[6].partition("\n")[0], level["mean"], 0.005)
+            assert f"cap {level['cap']:.2f}" in cells[6]
+        assert "ceiling 20.00" in rows[2][6]
+        assert "shut; the first: a skew-normal law does not fit" in rows[2][8]
+        assert rows[3][0].replace("\\", "") == uploads["attack"]
+        assert rows[3][-1] == "exact rank, nothing to extrapolate"
+        assert len(rows) == 4
+    paper = re.sub(r"\s+", " ", pdf_text(reports("full")["report_pdf"]))
+    assert "exact rank, nothing to extrapolate" in paper
+    assert f"{some['extrapolation']['mean']:.2f}" in paper
 
 
 def test_the_ledger_says_what_is_left_and_what_a_round_costs(reports):

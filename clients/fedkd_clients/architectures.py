@@ -1,0 +1,100 @@
+"""The models of a scenario's clients: how their rows are laid out, and how they are run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fedkd.data.federation import load
+from fedkd.models.base import initialized, models
+from fedkd.rng import torch_stream
+from fedkd.scenario import Scenario
+from fedkd.training.executors.choice import Choice, choose
+from fedkd.training.packing import Packing
+from fedkd.types import Update
+
+
+class Architectures:
+    """Asked by client id; clients of one architecture share everything but their rows."""
+
+    def __init__(self, scenario: Scenario, *, device: torch.device) -> None:
+        arrays = load(scenario.data)
+        self._scenario, self._device = scenario, device
+        self._shape, self._n_classes = arrays.input_shape, arrays.n_classes
+        self._names = scenario.client_models()
+        self._packings: dict[str, Packing] = {}
+        self._choices: dict[str, Choice] = {}
+        self._desks: dict[str, nn.Module] = {}
+
+    def name(self, client: int) -> str:
+        """Return the client's architecture."""
+        return self._names[client]
+
+    def packing(self, client: int) -> Packing:
+        """Return how the client's row is laid out."""
+        name = self._names[client]
+        if name not in self._packings:
+            self._packings[name] = Packing(self.fresh(client), self._scenario.training)
+        return self._packings[name]
+
+    def choice(self, client: int) -> Choice:
+        """Return how clients of this one's architecture are run."""
+        name = self._names[client]
+        if name not in self._choices:
+            self._choices[name] = choose(
+                self.packing(client).template,
+                device=self._device,
+                pinned=self._scenario.runtime.executor,
+            )
+        return self._choices[name]
+
+    def blocks(self, clients: Sequence[int]) -> list[list[int]]:
+        """Return the clients in blocks to be trained together, each of one architecture."""
+        groups: dict[str, list[int]] = {}
+        for client in clients:
+            groups.setdefault(self._names[client], []).append(client)
+        blocks: list[list[int]] = []
+        for members in groups.values():
+            size = self.choice(members[0]).block
+            blocks += [members[n : n + size] for n in range(0, len(members), size)]
+        return blocks
+
+    def fresh(self, client: int) -> nn.Module:
+        """Return a module with the client's initial parameters."""
+        seed = self._scenario.initialization_seed()
+        module = initialized(
+            models.get(self._names[client])(),
+            self._shape,
+            self._n_classes,
+            rng=torch_stream(seed, "initialisation", client=client),
+        )
+        return module.to(self._device)
+
+    def desk(self, client: int, row: Tensor) -> nn.Module:
+        """Return the one module of the client's architecture, with the parameters of ``row``."""
+        name, packing = self._names[client], self.packing(client)
+        if name not in self._desks:
+            self._desks[name] = packing.module(row)
+        packing.attach(self._desks[name], row)
+        return self._desks[name]
+
+    def load(self, client: int, row: Tensor, update: Update) -> None:
+        """Overwrite the parameters in ``row``; its optimiser keeps its state."""
+        named = self.packing(client).named(row)
+        if named.keys() != update.arrays.keys():  # tied parameters have two names
+            module = self.desk(client, row)
+            module.load_state_dict(update.arrays)
+            self.packing(client).keep_buffers(row, module)
+            return
+        for name, place in named.items():
+            place.copy_(update.arrays[name])
+
+    def arrays(self, client: int, row: Tensor) -> dict[str, Tensor]:
+        """Return copies of the parameters in ``row``, named as torch names them."""
+        packing = self.packing(client)
+        named = packing.named(row)
+        if named.keys() != packing.template.state_dict().keys():
+            named = self.desk(client, row).state_dict()
+        return {name: value.detach().clone() for name, value in named.items()}

@@ -1,0 +1,274 @@
+"""A real deployment on loopback: TLS, registered keys, Flower's own servers, three clients."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from fedkd import certificates
+from fedkd.deployment.admission import Reason
+from fedkd.deployment.processes import descendants, environment, free_port, start, stop
+from fedkd.simulation import simulate
+
+BIN = Path(sys.executable).parent
+SCENARIO = [
+    *("scenario=external_proxy", "data=digits", "clients=3", "rounds=2", "proxy.size=200"),
+    *("partition=iid", "models={cnn_small: 1, mlp: 1, resnet8: 1}"),
+]
+pytestmark = [pytest.mark.slow, pytest.mark.enable_socket]
+
+
+def fedkd(*words: str | Path, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [BIN / "fedkd", *words], stdout=file, stderr=subprocess.STDOUT, cwd=log.parent
+        )
+
+
+def wait_for(what: Callable[[], Any], *, seconds: float, why: Callable[[], str]) -> Any:
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        if found := what():
+            return found
+        time.sleep(0.3)
+    raise AssertionError(why())
+
+
+@contextmanager
+def ended(child: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """End a process that a test started, and what it started, however the test goes."""
+    try:
+        yield child
+    finally:
+        family = descendants(child.pid)
+        if child.poll() is None:
+            child.terminate()
+            try:
+                child.wait(timeout=40)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        left = [pid for pid in family if _alive(pid)]
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    place: Path
+    port: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def certs(self) -> Path:
+        return self.place / "certs"
+
+    def log(self) -> str:
+        logs = [self.place / "server.log", *(self.place / "state").glob("*.log")]
+        return "\n".join(f"--- {path}\n{path.read_text()[-3000:]}" for path in logs)
+
+    def said(self, text: str, *, seconds: float = 180) -> None:
+        log = self.place / "server.log"
+        wait_for(lambda: text in log.read_text(), seconds=seconds, why=self.log)
+
+
+@contextmanager
+def serving(place: Path, *scenario: str) -> Iterator[Server]:
+    port = free_port()
+    if not (place / "certs").exists():
+        certificates.init(place / "certs", hosts=[], addresses=[], n_clients=3, days=2)
+    options = ["--certs", "certs", "--state", "state", "--out", "runs", "--port", str(port)]
+    log = place / "server.log"
+    with ended(fedkd("server", "up", *options, "--wait", "600", *scenario, log=log)) as process:
+        server = Server(place=place, port=port, process=process)
+        server.said("listening on")
+        yield server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("deployment"), *SCENARIO) as running:
+        yield running
+
+
+def joined(server: Server, client: int, *more: str | Path) -> subprocess.Popen[bytes]:
+    log = server.place / f"client-{client}.log"
+    words = ["--server", server.address, "--certs", server.certs, "--client", str(client)]
+    return fedkd("client", "join", *words, *more, log=log)
+
+
+def refusal(tmp_path: Path, *words: str | Path) -> tuple[int, str]:
+    log = tmp_path / "refused.log"
+    with ended(fedkd("client", "join", *words, "--wait", "0", log=log)) as process:
+        code = process.wait(timeout=120)
+    return code, log.read_text()
+
+
+def other_certs(tmp_path: Path) -> Path:
+    certificates.init(tmp_path / "other", hosts=[], addresses=[], n_clients=3, days=2)
+    return tmp_path / "other"
+
+
+def test_a_client_with_another_authority_does_not_trust_the_server(server: Server, tmp_path: Path):
+    certs = other_certs(tmp_path)
+    code, said = refusal(tmp_path, "--server", server.address, "--certs", certs, "--client", "0")
+    assert code == Reason.WRONG_CA
+    assert "not signed by our ca.crt" in said
+
+
+def test_an_unregistered_key_is_refused(server: Server, tmp_path: Path):
+    place = other_certs(tmp_path) / "client-1"
+    (place / "ca.crt").write_bytes((server.certs / "ca.crt").read_bytes())
+    code, said = refusal(tmp_path, "--server", server.address, "--certs", place, "--client", "1")
+    assert code == Reason.NOT_REGISTERED
+    assert "does not know the key" in said
+
+
+def test_without_a_key_nothing_is_even_tried(server: Server, tmp_path: Path):
+    place = tmp_path / "empty"
+    place.mkdir()
+    (place / "ca.crt").write_bytes((server.certs / "ca.crt").read_bytes())
+    code, said = refusal(tmp_path, "--server", server.address, "--certs", place, "--client", "1")
+    assert code == Reason.NO_KEY
+    assert "client-1.key' is missing" in said
+
+
+def test_a_scenario_that_was_not_agreed_to_is_refused(server: Server, tmp_path: Path):
+    words = ["--server", server.address, "--certs", server.certs, "--client", "0"]
+    code, said = refusal(tmp_path, *words, "--scenario-hash", "0123456789abcdef")
+    assert code == Reason.OTHER_SCENARIO
+    assert "you agreed to '0123456789abcdef'" in said
+
+
+def test_nobody_there(server: Server, tmp_path: Path):
+    words = ["--certs", server.certs, "--client", "0"]
+    code, _ = refusal(tmp_path, "--server", f"127.0.0.1:{free_port()}", *words)
+    assert code == Reason.UNREACHABLE
+
+
+@pytest.mark.parametrize("key", [False, True], ids=["no key", "unregistered key"])
+def test_flower_itself_refuses_strangers_behind_the_gateway(
+    server: Server, tmp_path: Path, key: bool
+):
+    words = ["--superlink", f"127.0.0.1:{_inner(server)}", "--port", str(free_port())]
+    words += ["--root-certificates", str(server.certs / "ca.crt")]
+    if key:
+        path = other_certs(tmp_path) / "client-1" / "client-1.key"
+        words += ["--auth-supernode-private-key", str(path)]
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        child = start(["flower-supernode", *words], environment=environment(tmp_path), output=file)
+    try:
+        assert child.wait(timeout=120) == 1
+    finally:
+        stop(child, patience=5)
+    assert "Exit Code: 305" in log.read_text()
+
+
+def _inner(server: Server) -> int:
+    config = (server.place / "state" / "flower" / "config.toml").read_text()
+    return int(config.split('address = "127.0.0.1:')[1].split('"')[0])
+
+
+def test_the_control_interface_is_closed_to_others(server: Server, tmp_path: Path):
+    ours, theirs = server.place / "state" / "flower", tmp_path / "flower"
+    theirs.mkdir()
+    config = (ours / "config.toml").read_text()
+    (theirs / "config.toml").write_text(config.replace(str(_inner(server)), str(server.port)))
+
+    def flwr(home: Path, *words: str | Path) -> bool:
+        done = subprocess.run(
+            [BIN / "flwr", *words, "--format", "json"],
+            env=environment(home),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return json.loads(done.stdout)["success"]
+
+    assert flwr(ours, "list", "fedkd")
+    assert not flwr(theirs, "list", "fedkd")
+    key = other_certs(tmp_path) / "server" / "clients" / "client-1.pub"
+    assert not flwr(theirs, "supernode", "register", key, "fedkd")
+    with httpx.Client(verify=_trust(server), trust_env=False) as anyone:
+        for path in ("/v1/control/start-run", "/v1/runtime/push-messages", "/docs", "/health"):
+            assert anyone.post(f"https://{server.address}{path}").status_code in (404, 405)
+
+
+def _trust(server: Server) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(server.certs / "ca.crt"))
+
+
+def test_three_clients_agree_as_in_a_simulation(server: Server, tmp_path: Path):
+    status = [BIN / "fedkd", "server", "status", "--json", "--state", server.place / "state"]
+    children: list[subprocess.Popen[bytes]] = []
+    try:
+        children = [joined(server, client) for client in range(3)]
+        server.said("round 1/2", seconds=400)
+        shown = json.loads(subprocess.run(status, capture_output=True, check=True).stdout)
+        server.process.wait(timeout=400)
+    finally:
+        for child in children:
+            with ended(child):
+                pass
+    assert server.process.returncode == 0, server.log()
+    assert shown["clients"] == {f"client-{n}": "online" for n in range(3)}
+    assert [child.returncode for child in children] == [130, 130, 130]
+    (run,) = (server.place / "runs").iterdir()
+    here = simulate(SCENARIO, out=tmp_path)
+    deployed = json.loads((run / "summary.json").read_text())
+    assert _digests(run) == _digests(Path(here["run_dir"]))
+    assert deployed["failures"] == 0
+    for key in ("bytes_up", "bytes_down", "bytes_by_kind", "scenario_hash"):
+        assert deployed[key] == here[key]
+    assert deployed["accuracy_mean"] is None, "nobody asks a client on a device how good it is"
+    logs = "".join((server.place / f"client-{n}.log").read_text() for n in range(3))
+    assert "query.measure" not in logs
+    assert "Traceback" not in logs
+
+
+def _digests(run: Path) -> list[str]:
+    lines = (run / "events.jsonl").read_text().splitlines()
+    return [json.loads(line)["digest"] for line in lines]
+
+
+def test_a_stopped_server_leaves_nothing_behind(tmp_path: Path):
+    with serving(tmp_path, *SCENARIO) as running:
+        family = descendants(running.process.pid)
+        assert len(family) >= 3
+        time.sleep(3)
+        family = descendants(running.process.pid)
+        subprocess.run(
+            [BIN / "fedkd", "server", "stop", "--state", tmp_path / "state"], check=True, timeout=90
+        )
+        assert running.process.wait(timeout=10) == 130
+        wait_for(lambda: not any(map(_alive, family)), seconds=10, why=lambda: f"left: {family}")
+    done = subprocess.run(
+        [BIN / "fedkd", "server", "status", "--state", tmp_path / "state"], check=False
+    )
+    assert done.returncode == 1
