@@ -189,7 +189,8 @@ class _Worker:
             return None
 
     def close(self) -> None:
-        """End the process: it stops when its pipe does."""
+        """End the process. Its pipe alone would not do: workers forked later hold it open too."""
+        self.send(_STOP)
         self.pipe.close()
         self._process.join(timeout=5)
         if self._process.is_alive():
@@ -203,6 +204,9 @@ def _work(pipe: Connection, parents: Connection, serve: Callable[[Frame], bytes]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, OSError):
-        while True:
-            pipe.send_bytes(serve(unpack(pipe.recv_bytes())))
+        while data := pipe.recv_bytes():
+            pipe.send_bytes(serve(unpack(data)))
     os._exit(0)
+
+
+_STOP = b""
