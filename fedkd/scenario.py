@@ -181,10 +181,10 @@ class Scenario:
             )
 
     def client_models(self) -> list[str]:
-        """Return the architecture of every client, by client id."""
+        """Return the architecture of every client, by client id; architectures in their order."""
         if isinstance(self.models, str):
             return [self.models] * self.clients
-        return [name for name, count in self.models.items() for _ in range(count)]
+        return [name for name, count in sorted(self.models.items()) for _ in range(count)]
 
     def asked(self, n_inputs: int, *, round: int) -> Tensor | None:
         """Return which proxy inputs a round asks about, bool ``[n_inputs]``; None for all.

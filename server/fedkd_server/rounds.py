@@ -200,9 +200,13 @@ class _Run:
     def _listen(self, requests: Sequence[Request], n: int) -> _Heard:
         if self._masked is not None:
             answers = self._exchange.ask(requests)
-            gathered = self._masked.gathered(answers, round=n)
+            refused = [f for f in answers.failures if f.reason == BudgetSpent.__name__]
+            answers.failures = [f for f in answers.failures if f not in refused]
+            gathered = None
+            if len(requests) - len(refused) >= self._scenario.n_min:
+                gathered = self._masked.gathered(answers, round=n)
             harvest = Harvest(answered=list(answers.replies), bytes_up=answers.bytes_up)
-            failures = sorted(answers.failures, key=lambda f: f.client)
+            failures = sorted([*answers.failures, *refused], key=lambda f: f.client)
             return _Heard(
                 harvest=harvest,
                 failures=failures,
