@@ -7,7 +7,6 @@ are views of a row trains it in place.
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass
 
 import torch
@@ -140,8 +139,3 @@ class Packing:
         told = student.optimizer.state[parameters[0]].get("step")
         row[-1] = row[-1] + 1 if told is None else told
         self.keep_buffers(row, student.module)
-
-
-def padded(width: int, *, page: int = 1024) -> int:
-    """Return ``width`` rounded up to whole memory pages of ``page`` floats."""
-    return page * math.ceil(width / page)

@@ -103,7 +103,7 @@ def read_reply(records: RecordDict) -> Reply:
         client=client,
         upload=upload,
         contribution=_take_proxy(records, header, client=client),
-        metrics={name: float(value) for name, value in measured.items()},  # type: ignore[arg-type]
+        metrics={name: _number(name, value) for name, value in measured.items()},
         key=to_tensor(arrays[KEYS], "public") if KEYS in arrays else None,
         masked=to_tensor(arrays[MASKED], "words") if MASKED in arrays else None,
         hello=_take_hello(header),
@@ -127,7 +127,13 @@ def _header(records: RecordDict) -> Header:
     if not isinstance(header, ConfigRecord) or header.get("schema") != SCHEMA:
         found = header.get("schema") if isinstance(header, ConfigRecord) else None
         raise RecordError(f"message schema {found!r}; this fedkd reads {SCHEMA}")
-    return dict(header)  # type: ignore[arg-type]
+    return {name: fact for name, fact in header.items() if isinstance(fact, int | float | str)}
+
+
+def _number(name: str, value: float | list[int] | list[float]) -> float:
+    if isinstance(value, list):
+        raise RecordError(f"the metric {name!r} is a list")
+    return float(value)
 
 
 def _proxy_header(proxy: ProxySet | None) -> Header:

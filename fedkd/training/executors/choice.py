@@ -1,7 +1,7 @@
-"""Which executor trains which architecture, in blocks of how many clients: a measured table.
+"""Which executor trains which architecture, in blocks of how many clients: a small table.
 
-Measured on two cores of a desktop processor (`bench/executors.py`): stacking pays for multilayer
-perceptrons and loses for convolutions; a forward pass is fastest in batches that fit the cache.
+On a CPU stacking pays for multilayer perceptrons and loses for convolutions; a forward pass is
+fastest in batches that fit the cache. The rows for CUDA are reasoned, not measured.
 """
 
 from __future__ import annotations
