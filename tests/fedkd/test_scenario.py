@@ -14,15 +14,8 @@ from fedkd.methods.centralised import Centralised
 from fedkd.methods.fedavg import FedAvg
 from fedkd.models.mlp import MLP
 from fedkd.registry import build
-from fedkd.scenario import (
-    Device,
-    Runtime,
-    Scenario,
-    Seeds,
-    from_json,
-    scenario_hash,
-    to_json,
-)
+from fedkd.runtime import Device, Runtime, Seeds
+from fedkd.scenario import Scenario, from_json, scenario_hash, to_json
 from fedkd.training.recipe import Order, Training
 from fedkd.types import Wire
 
