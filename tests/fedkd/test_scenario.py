@@ -121,8 +121,10 @@ def test_parameters_of_two_architectures_are_never_averaged():
     )
 
 
-def test_architectures_are_dealt_in_the_order_written():
-    assert RICH.client_models() == ["mlp", "mlp", "cnn_small", "cnn_small", "cnn_small"]
+def test_architectures_are_dealt_by_name_so_that_stored_scenarios_deal_alike():
+    dealt = ["cnn_small", "cnn_small", "cnn_small", "mlp", "mlp"]
+    assert RICH.client_models() == dealt
+    assert from_json(to_json(RICH)).client_models() == dealt
     assert Scenario(clients=2).client_models() == ["cnn_small", "cnn_small"]
 
 
