@@ -68,6 +68,7 @@ def wanted() -> argparse.Namespace:
     parser.add_argument("--aggregators", default=",".join(AGGREGATORS))
     parser.add_argument("--attackers", type=int, default=3, help="of 10 clients")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--model", default="cnn_small", help="of every client")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=0, help="runs at once; 0: one a core")
     parser.add_argument("--to", type=Path, default=RESULTS, help="where page and CSV go")
@@ -83,6 +84,7 @@ def command(asked: argparse.Namespace, *, scenario: str, method: str) -> list[st
         *("fedkd", "compare", f"scenario={scenario}", f"method={method}"),
         f"attack={','.join(attacks)}",
         f"method.aggregator={asked.aggregators}",
+        f"models={asked.model}",
         f"rounds={asked.rounds}",
         f"measure_every={asked.rounds}",
         f"seeds={asked.seeds}",
@@ -128,8 +130,8 @@ def cell(run: Path, *, scenario: str, method: str, attackers: int) -> Cell:
 def page(asked: argparse.Namespace, cells: Sequence[Cell]) -> str:
     parts = [
         "# Attacks and defences\n",
-        f"Accuracy in percent of the models of the {10 - asked.attackers} honest clients after "
-        f"round {asked.rounds}, mean over {asked.seeds} seeds ± 95 % t-interval; in brackets that "
+        f"Accuracy in percent of the {asked.model} models of the {10 - asked.attackers} honest "
+        f"clients after round {asked.rounds}, mean over {asked.seeds} seeds ± 95 % t-interval; in brackets that "
         "of the consensus on the proxy rows it answers. The last "
         f"{asked.attackers} of 10 clients attack. The price of an aggregator is its difference "
         "from `mean` with nobody attacking, paired by seed. Written by `bench/attack_matrix.py`; "

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-import sys
-from collections.abc import Sequence
 
 from omegaconf import OmegaConf
 
@@ -69,25 +67,3 @@ def data_lines() -> list[tuple[str, str]]:
         mark = "present" if presence.present else "missing"
         lines.append((name, f"{mark}: {presence.detail}"))
     return lines
-
-
-def load_plugins(paths: Sequence[str]) -> None:
-    """Import the user's own Python files, so that what they register can be named.
-
-    Raises:
-        ConfigError: a file is missing; whatever it raises itself passes through.
-    """
-    import importlib.util
-    from pathlib import Path
-
-    for text in paths:
-        path = Path(text)
-        if not path.is_file():
-            raise ConfigError(f"--plugin: no file {text!r}")
-        module_name = f"fedkd_plugin_{path.stem}"
-        spec = importlib.util.spec_from_file_location(module_name, path)
-        if spec is None or spec.loader is None:
-            raise ConfigError(f"--plugin: {text!r} is no Python file; give one that ends in .py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module
-        spec.loader.exec_module(module)

@@ -20,6 +20,7 @@ import typer
 
 from fedkd.cli_audit import Options as AuditOptions
 from fedkd.cli_audit import add_audit, audit_run, check_auditable
+from fedkd.cli_catalogue import add_catalogue
 from fedkd.cli_deploy import add_deployment
 from fedkd.cli_privacy import privacy_app
 
@@ -32,9 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Federated, privacy-preserving distillation: simulate, compare, show, replay.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Data sets on this machine.")
-app.add_typer(data_app, name="data")
 app.add_typer(privacy_app(lambda: _errors_explained()), name="privacy")
+add_catalogue(app, lambda: _errors_explained())
 add_audit(app, lambda: _errors_explained())
 add_deployment(app, lambda: _errors_explained())
 
@@ -86,8 +86,8 @@ def simulate(
     if device is not None:
         words.append(f"runtime.device={device.value}")
     with _errors_explained():
-        from fedkd.catalogue import load_plugins
         from fedkd.compose import compose
+        from fedkd.plugins import load_plugins
         from fedkd.simulation import new_run
 
         load_plugins(plugin or [])
@@ -117,6 +117,9 @@ def compare(
     jobs: Annotated[int, typer.Option(help="Runs at once; 0 means one a core.")] = 0,
     at: Annotated[str, typer.Option(help="Also at these rounds, e.g. 10,20.")] = "",
     metric: Annotated[str, typer.Option(help="The summary key to compare.")] = "accuracy_mean",
+    to_accuracy: Annotated[
+        str, typer.Option(help="Also rounds, virtual seconds and joules to it, e.g. 0.7.")
+    ] = "",
     as_json: AsJson = False,
     latex: Annotated[bool, typer.Option("--latex", help="Print a LaTeX table.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
@@ -132,6 +135,7 @@ def compare(
             jobs=jobs,
             at=at,
             metric=metric,
+            to_accuracy=to_accuracy,
             as_json=as_json,
             latex=latex,
             csv=csv,
@@ -141,46 +145,11 @@ def compare(
 
 
 @app.command()
-def scenarios() -> None:
-    """List the shipped scenarios."""
-    with _errors_explained():
-        from fedkd.catalogue import scenario_lines
-        from fedkd.reports.terminal import print_names
-
-        print_names(scenario_lines())
-
-
-@app.command()
-def methods(plugin: Plugins = None) -> None:
-    """List the methods."""
-    with _errors_explained():
-        from fedkd import scenario as _  # noqa: F401  (imports every family)
-        from fedkd.catalogue import component_lines, load_plugins
-        from fedkd.reports.terminal import print_names
-
-        load_plugins(plugin or [])
-        print_names(component_lines("method"))
-
-
-@app.command()
-def explain(
-    name: Annotated[str, typer.Argument(help="A scenario or component.")], plugin: Plugins = None
-) -> None:
-    """Say what a scenario or component is: fields, defaults, paper, differences."""
-    with _errors_explained():
-        from fedkd.catalogue import explain as explained
-        from fedkd.catalogue import load_plugins
-
-        load_plugins(plugin or [])
-        typer.echo(explained(name))
-
-
-@app.command()
 def resolve(overrides: Overrides = None, plugin: Plugins = None) -> None:
     """Print the resolved scenario as the run config that `flwr run --run-config` takes."""
     with _errors_explained():
-        from fedkd.catalogue import load_plugins
         from fedkd.compose import compose
+        from fedkd.plugins import load_plugins
         from fedkd.scenario import to_json
 
         load_plugins(plugin or [])
@@ -205,7 +174,7 @@ def show(run: Run) -> None:
 def report(run: Run, plugin: Plugins = None) -> None:
     """Write a run's report, finished or not: RUN/report.html, which opens without a network."""
     with _errors_explained():
-        from fedkd.catalogue import load_plugins
+        from fedkd.plugins import load_plugins
         from fedkd.reports.run.report import write_run_report
 
         load_plugins(plugin or [])
@@ -213,10 +182,32 @@ def report(run: Run, plugin: Plugins = None) -> None:
 
 
 @app.command()
+def resume(
+    run: Run,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    ledger: Annotated[
+        Path | None, typer.Option(help="The folder of client ledgers that the run began with.")
+    ] = None,
+    plugin: Plugins = None,
+) -> None:
+    """Go on with a run that was killed or stopped, from its newest checkpoint to its end."""
+    with _errors_explained():
+        from fedkd.plugins import load_plugins
+        from fedkd.simulation import resumed_run
+
+        load_plugins(plugin or [])
+        folder, notes = resumed_run(run)
+    for note in notes:
+        _complain(note)
+    _run(folder, as_json=as_json, quiet=quiet, ledgers=ledger)
+
+
+@app.command()
 def replay(run: Run, out: Out = Path("runs"), plugin: Plugins = None) -> None:
     """Run again from a run folder and compare the result hash."""
     with _errors_explained():
-        from fedkd.catalogue import load_plugins
+        from fedkd.plugins import load_plugins
         from fedkd.run_folder import read_scenario, read_summary
         from fedkd.simulation import new_run
 
@@ -231,17 +222,6 @@ def replay(run: Run, out: Out = Path("runs"), plugin: Plugins = None) -> None:
         )
         raise typer.Exit(EXIT_DIFFERENT)
     typer.echo(f"same result: {after['result_hash']}")
-
-
-@data_app.command("check")
-def data_check() -> None:
-    """Say which data sets are present, and what to download to where."""
-    with _errors_explained():
-        from fedkd import scenario as _  # noqa: F401
-        from fedkd.catalogue import data_lines
-        from fedkd.reports.terminal import print_names
-
-        print_names(data_lines())
 
 
 def _run(folder: Any, *, as_json: bool, quiet: bool, ledgers: Path | None = None) -> dict[str, Any]:

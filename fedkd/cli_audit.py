@@ -75,7 +75,7 @@ def add_audit(app: typer.Typer, guarded: Guarded) -> None:
     ) -> None:
         """Attack a run's transcript and write a leakage report; or compare two audits."""
         with guarded():
-            from fedkd.catalogue import load_plugins
+            from fedkd.plugins import load_plugins
 
             load_plugins(plugin or [])
             if words[0] == DIFF:

@@ -86,21 +86,29 @@ def _server_app(guarded: Guarded) -> typer.Typer:
         ),
         port: Annotated[int, typer.Option(help="The port of clients.")] = PORT,
         wait: Annotated[float, typer.Option(help="Seconds to wait for all clients.")] = 600.0,
+        resume: Annotated[
+            Path | None, typer.Option(help="Go on with this run folder, from its checkpoint.")
+        ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="The summary as last line.")] = False,
         plugin: Annotated[list[str] | None, typer.Option("--plugin")] = None,
     ) -> None:
         """Serve one run to clients on other machines, show its progress, end with it."""
         with guarded():
-            from fedkd.catalogue import load_plugins
             from fedkd.compose import compose
             from fedkd.deployment.server import Options
             from fedkd.deployment.server import up as serve
+            from fedkd.errors import ConfigError
+            from fedkd.plugins import load_plugins
             from fedkd.privacy.plan import planned
             from fedkd.reports.terminal import print_summary
+            from fedkd.run_folder import read_scenario
 
             load_plugins(plugin or [])
             options = Options(certs=certs, state=state, out=out, host=host, port=port, wait_s=wait)
-            summary = serve(planned(compose(list(overrides or []))), options, _say)
+            if resume is not None and overrides:
+                raise ConfigError(f"--resume: {overrides} would change the run; leave them out")
+            scenario = read_scenario(resume) if resume else planned(compose(list(overrides or [])))
+            summary = serve(scenario, options, _say, resume=resume)
             if as_json:
                 typer.echo(json.dumps(summary))
             else:

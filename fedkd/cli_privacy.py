@@ -34,8 +34,8 @@ def privacy_app(guarded: Guarded) -> typer.Typer:
     ) -> None:
         """Work out the noise, the budget by round, the accuracy to expect and the claim."""
         with guarded():
-            from fedkd.catalogue import load_plugins
             from fedkd.compose import compose
+            from fedkd.plugins import load_plugins
             from fedkd.reports import privacy_plan
 
             load_plugins(plugin or [])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from torch import Tensor
@@ -32,12 +33,23 @@ class Measurement:
     value: float
 
 
+class Loss(StrEnum):
+    """Why the server has no use for a delivery, or got none."""
+
+    NO_ANSWER = "no answer"
+    LATE = "late: it came after deadline_s"
+    OTHER_CLIENT = "dropped: it speaks for another client than its channel's"
+    SECOND = "refused: one upload per (client, round)"
+    OTHER_ROUND = "refused: round token does not match"
+
+
 @dataclass(frozen=True)
 class Failure:
-    """A client that was asked and gave nothing usable.
+    """A client that was asked and gave nothing usable, or a delivery that was refused.
 
     Attributes:
-        reason: the exception's type on the client, or why the server dropped the upload.
+        reason: the exception's type on the client, or why the server dropped the upload: a
+            :class:`Loss`, or the check that it failed.
     """
 
     round: int
@@ -87,6 +99,8 @@ class RoundResult:
         cohort: the clients that were asked.
         measurements: everything measured in the round.
         failures: clients that gave nothing usable.
+        refused: deliveries beside the one that counted; their clients may have given something.
+        stood_in: clients of which the upload of the round before was used, for want of a new one.
         left_out: clients drawn for the round whose privacy budget it would have exceeded.
         digest: SHA-256 of the round's broadcast; empty when there is none.
         ended: why the run ends here, before its last round; empty when it does not.
@@ -97,16 +111,34 @@ class RoundResult:
     cohort: list[int]
     measurements: list[Measurement]
     failures: list[Failure] = field(default_factory=list[Failure])
+    refused: list[Failure] = field(default_factory=list[Failure])
+    stood_in: list[int] = field(default_factory=list[int])
     left_out: list[int] = field(default_factory=list[int])
     digest: str = ""
     ended: str = ""
     traffic: Traffic | None = None
 
 
+def from_event(event: Mapping[str, Any]) -> RoundResult:
+    """Return the result that a line of ``events.jsonl`` was written from."""
+    return RoundResult(
+        round=event["round"],
+        cohort=event["cohort"],
+        measurements=[Measurement(**m) for m in event["measurements"]],
+        failures=[Failure(**f) for f in event["failures"]],
+        refused=[Failure(**f) for f in event["refused"]],
+        stood_in=event["stood_in"],
+        left_out=event["left_out"],
+        digest=event["digest"],
+        ended=event["ended"],
+    )
+
+
 def result_hash(rounds: Sequence[RoundResult]) -> str:
     """Return 16 hex digits of everything a run computed: broadcasts, bytes and measurements.
 
-    Times are left out. Equal on one kind of machine for equal scenarios.
+    Times are left out, and deliveries that were refused: they changed nothing. Equal on one kind
+    of machine for equal scenarios.
     """
     sha = hashlib.sha256()
     for result in rounds:
@@ -116,18 +148,24 @@ def result_hash(rounds: Sequence[RoundResult]) -> str:
                 sha.update(f"{m.client} {m.name} {m.value.hex()}\n".encode())
         for failure in result.failures:
             sha.update(f"{failure.client} failed: {failure.reason}\n".encode())
+        if result.stood_in:
+            sha.update(f"stood in {result.stood_in}\n".encode())
         if result.left_out:
             sha.update(f"left out {result.left_out}\n".encode())
     return sha.hexdigest()[:16]
 
 
-def summarise(rounds: Sequence[RoundResult]) -> dict[str, Any]:
+def summarise(
+    rounds: Sequence[RoundResult], *, adversaries: Collection[int] = ()
+) -> dict[str, Any]:
     """Return the figures of a run's table; None where nothing was measured.
 
-    Client accuracies are those of the last measured round. Shares are in [0, 1], bytes are
-    serialised bytes summed over clients and rounds, ``bytes_by_kind`` splits them.
+    Client accuracies are those of the last measured round, without the ``adversaries``, whose
+    models are nobody's aim. Shares are in [0, 1], bytes are serialised bytes summed over clients
+    and rounds, ``bytes_by_kind`` splits them.
     """
-    table = [m for result in rounds for m in result.measurements]
+    measured = [m for result in rounds for m in result.measurements]
+    table = [m for m in measured if m.client not in adversaries]
     accuracies = latest(table, "accuracy")
     sizes: dict[str, dict[str, int]] = {"up": {}, "down": {}}
     for m in table:
@@ -155,7 +193,11 @@ def summarise(rounds: Sequence[RoundResult]) -> dict[str, Any]:
         "bytes_down": sum(sizes["down"].values()),
         "bytes_by_kind": sizes,
         "seconds_per_round": _mean(timed),
+        "virtual_seconds": _total(table, "virtual_seconds"),
+        "energy_j": _total(table, "energy_j"),
         "failures": sum(len(result.failures) for result in rounds),
+        "refused": sum(len(result.refused) for result in rounds),
+        "stood_in": sum(len(result.stood_in) for result in rounds),
         "left_out": sum(len(result.left_out) for result in rounds),
         "ended_early": next((result.ended for result in rounds if result.ended), None),
         "result_hash": result_hash(rounds),
@@ -167,6 +209,11 @@ def latest(table: Sequence[Measurement], name: str) -> list[float]:
     rows = [m for m in table if m.name == name]
     last = max((m.round for m in rows), default=0)
     return [m.value for m in rows if m.round == last]
+
+
+def _total(table: Sequence[Measurement], name: str) -> float | None:
+    values = [m.value for m in table if m.name == name]
+    return sum(values) if values else None
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Interval
+from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
 from fedkd.adversaries.base import AdversaryClient, members, unfit
@@ -24,7 +24,10 @@ from fedkd.data.partitioners.base import Partitioner
 from fedkd.data.partitioners.pathological import Pathological
 from fedkd.data.proxies.base import Proxy
 from fedkd.data.proxies.pooled import Pooled
+from fedkd.devices.base import Device
 from fedkd.errors import ConfigError
+from fedkd.faults.checks import unbearable
+from fedkd.faults.settings import Faults, LatePolicy
 from fedkd.methods.base import CoDistillation, Holding, MessageKind, Method
 from fedkd.methods.edgefd import EdgeFD
 from fedkd.misfits import misfits
@@ -69,6 +72,12 @@ class Scenario:
         local_test_fraction: share of a client's examples kept for its own test.
         measure_every: rounds between measurements of the client models (the last one always).
         min_completion: the run stops when a smaller share of a cohort answers.
+        quorum: the run stops when a round has fewer usable uploads.
+        deadline_s: seconds that the server waits for a round's uploads, virtual ones in a
+            simulation; None waits for all.
+        late_policy: what becomes of an upload that came later.
+        faults: what goes wrong in a simulation; None for nothing.
+        devices: what the clients of a simulation run on, by their shares; none takes no time.
         seeds: separate seeds.
         runtime: speed knobs.
     """
@@ -97,6 +106,11 @@ class Scenario:
     local_test_fraction: Annotated[float, Interval(ge=0, lt=1)] = 0.1
     measure_every: Annotated[int, Ge(1)] = 1
     min_completion: Annotated[float, Interval(gt=0, le=1)] = 0.5
+    quorum: Annotated[int, Ge(1)] = 1
+    deadline_s: Annotated[float, Gt(0)] | None = None
+    late_policy: LatePolicy = LatePolicy.DROP
+    faults: Faults | None = None
+    devices: tuple[Device, ...] = ()
     seeds: Seeds = field(default_factory=Seeds)
     runtime: Runtime = field(default_factory=Runtime)
 
@@ -106,7 +120,7 @@ class Scenario:
         self._check_parts()
         self._check_canaries()
         attack = unfit(self.attack, n_clients=self.clients, message=self.method.message)
-        for refusal in (*misfits(self), *refusals(self), *attack):
+        for refusal in (*misfits(self), *refusals(self), *attack, *unbearable(self)):
             raise ConfigError(refusal)
         if self.cohort is not None and self.cohort > self.clients:
             raise ConfigError(f"cohort: {self.cohort} is more than clients={self.clients}")

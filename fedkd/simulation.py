@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -10,16 +9,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flwr.serverapp import ServerApp
+
+from fedkd import backends
 from fedkd.compose import compose
 from fedkd.data.federation import layout_rows
-from fedkd.privacy.ledger import Ledger
+from fedkd.errors import ConfigError
 from fedkd.privacy.plan import planned
 from fedkd.results import RoundResult
 from fedkd.run_folder import RunFolder
-from fedkd.runtime import Device
+from fedkd.runtime import Backend, Device
 from fedkd.scenario import Scenario, to_json
 from fedkd.transport.batch import GROUPS, BatchGrid, LocalGrid
+from fedkd.transport.home import log_client_errors, part
 from fedkd.transport.inprocess import run_on
+from fedkd.transport.ray_cluster import check_installed
 from fedkd.transport.workers import WorkerGrid
 
 FLEET = "fedkd_clients.app:fleet_in_memory"
@@ -58,32 +62,77 @@ def simulate(
 
 def new_run(scenario: Scenario, *, out: Path) -> RunFolder:
     """Read the data and share it out, so that what cannot run leaves no folder; then make one."""
+    check_installed(scenario.runtime)
     layout_rows(scenario.layout())
     return RunFolder.create(out, planned(scenario))
+
+
+def resumed_run(path: Path) -> tuple[RunFolder, list[str]]:
+    """Return the folder of a run that did not finish, wound back to its newest checkpoint.
+
+    Returns:
+        The folder, and what a person should know: a damaged checkpoint, rounds done again.
+
+    Raises:
+        ConfigError: there is no such run, it is still running, it finished, it was served to real
+            clients, or its scenario is no longer the one of its checkpoints.
+    """
+    folder = RunFolder.reopen(path)
+    if folder.deployed:
+        raise ConfigError(
+            f"{str(path)!r}: this run is of real clients; go on with 'fedkd server up --resume "
+            f"{path} --certs DIR'"
+        )
+    return folder, folder.resume()
 
 
 def run_into(folder: RunFolder, *, show: Show, ledgers: Path | None = None) -> None:
     """Run ``folder.scenario``, writing into ``folder`` as it goes."""
 
-    def consume(_: Scenario, start: Callable[[Ledger], Iterator[RoundResult]]) -> None:
-        show(folder.record(start(folder.ledger)))
+    def consume(_: Scenario, start: Callable[[RunFolder], Iterator[RoundResult]]) -> None:
+        show(folder.record(start(folder)))
 
     with folder, _client_errors_in(folder.path / "errors.log"):
-        grid = simulation_grid(folder.scenario, ledgers=ledgers)
-        try:
-            run_on(grid, _part(SERVER)(consume), scenario_json=to_json(folder.scenario))
-        finally:
-            grid.close()
+        server, backend = part(SERVER)(consume), folder.scenario.runtime.backend
+        if backend is Backend.RAY:
+            backends.on_ray(server, folder, ledgers=ledgers)
+        elif backend is Backend.FLOWER:
+            backends.on_flower(server, folder, ledgers=ledgers)
+        else:
+            _run_here(server, folder, ledgers)
+
+
+def _run_here(server: ServerApp, folder: RunFolder, ledgers: Path | None) -> None:
+    grid = simulation_grid(folder.scenario, ledgers=ledgers, folder=folder)
+    try:
+        run_on(grid, server, scenario_json=to_json(folder.scenario))
+    finally:
+        grid.close()
 
 
 def simulation_grid(
-    scenario: Scenario, *, ledgers: Path | None = None, n_workers: int | None = None
+    scenario: Scenario,
+    *,
+    ledgers: Path | None = None,
+    n_workers: int | None = None,
+    folder: RunFolder | None = None,
 ) -> BatchGrid:
     """Return a grid that hosts all clients of a scenario, in this process or in workers.
 
-    ``n_workers`` takes the place of the scenario's own word; :meth:`BatchGrid.close` ends them.
+    Args:
+        scenario: what they take part in.
+        ledgers: a folder with their privacy ledgers; None keeps those in memory.
+        n_workers: in place of the scenario's own word; :meth:`BatchGrid.close` ends them.
+        folder: of the run; clients go on from the checkpoint it was resumed from.
     """
-    fleet, intake = _part(FLEET)(scenario, ledgers), _part(INTAKE)(scenario)
+    run = "" if folder is None else folder.run_id
+    fleet, intake = part(FLEET)(scenario, ledgers, run=run), part(INTAKE)(scenario)
+    if folder is not None and folder.resumed is not None:
+        proxy = folder.resumed.proxy()
+        for path in folder.resumed.clients():
+            fleet.restore(path, proxy)
+    if folder is not None and ledgers is None:
+        fleet.recall(folder.ledger)
     n_workers = n_workers_of(scenario) if n_workers is None else n_workers
     if n_workers == 1:
         return LocalGrid(fleet, intake, n_clients=scenario.clients)
@@ -109,20 +158,11 @@ def watch_quietly(stream: Iterator[RoundResult]) -> None:
         pass
 
 
-def _part(reference: str) -> Any:
-    """Return ``module:attribute``; the two sides are reached by name, never imported."""
-    module, attribute = reference.split(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
 @contextmanager
 def _client_errors_in(path: Path) -> Generator[None]:
     """Send client tracebacks to a file: they may hold private data and never reach the server."""
     logger = logging.getLogger("fedkd.client")
-    handler = logging.FileHandler(path, delay=True, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    logger.addHandler(handler)
-    propagated, logger.propagate = logger.propagate, False
+    propagated, handler = logger.propagate, log_client_errors(path)
     try:
         yield
     finally:

@@ -51,6 +51,16 @@ class TranscriptWriter:
             self._student = _student(traffic) or self._student
         self._finish_files()
 
+    def rewind(self, round: int) -> None:
+        """Go on from what was written by the end of ``round``; later rounds are written anew."""
+        index = self.run / FOLDER / INDEX
+        if self.kept is Kept.NONE or not index.exists():
+            return
+        tree = json.loads(index.read_text(encoding="utf-8"))
+        self._rounds = [row for row in tree["rounds"] if row["round"] <= round]
+        later = {row["file"] for row in tree["rounds"] if row["round"] > round}
+        self._files = {name: sha for name, sha in tree["files"].items() if name not in later}
+
     def close(self) -> None:
         """Write the student as it is after the last round, if there is one."""
         if self.kept is Kept.NONE:

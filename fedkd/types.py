@@ -7,9 +7,10 @@ into :class:`Consensus` or :class:`Update`. Tensors may live on any device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
+import torch
 from torch import Tensor
 
 SCHEMA = 1
@@ -69,6 +70,13 @@ class ProxySet:
     def n_rows(self) -> int:
         """Rows that clients answer: row ``i`` is about input ``i // rows_per_input``."""
         return len(self) * self.rows_per_input
+
+    def seen_by(self, client: int) -> ProxySet:
+        """Return the copy a client gets: it learns which rows are its own, and no other owner."""
+        if self.owner is None:
+            return self
+        nobody = torch.full_like(self.owner, NOBODY)
+        return replace(self, owner=torch.where(self.owner == client, self.owner, nobody))
 
 
 LOGIT_LIMIT = 1e4

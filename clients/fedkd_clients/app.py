@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -15,16 +16,20 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
 from fedkd.errors import ConfigError
+from fedkd.registry import describe
 from fedkd.runtime import Device, Runtime
 from fedkd.scenario import Scenario, from_json, scenario_hash
 from fedkd.transport.hello import OtherScenario
-from fedkd.transport.inprocess import SCENARIO_KEY
+from fedkd.transport.home import Home
+from fedkd.transport.inprocess import RUN_KEY, SCENARIO_KEY
 from fedkd.transport.messages import Action, ErrorCode
 from fedkd.transport.records import read_request, reply_records
 from fedkd_clients.fleet import Fleet
+from fedkd_clients.spending import Spending
 from fedkd_clients.store import FileStore, MemoryStore
 
 logger = logging.getLogger("fedkd.client")
+_RUN_NAME = re.compile(r"[0-9a-f]{32}")
 
 
 def device_of(runtime: Runtime) -> torch.device:
@@ -37,16 +42,50 @@ def device_of(runtime: Runtime) -> torch.device:
     return torch.device(chosen.value)
 
 
-def fleet_in_memory(scenario: Scenario, ledgers: Path | None = None) -> Fleet:
+def fleet_in_memory(scenario: Scenario, ledgers: Path | None = None, *, run: str = "") -> Fleet:
     """Return a simulation's fleet, whose clients live as long as this process.
 
-    ``ledgers`` is a folder of privacy ledgers that outlive it.
+    ``ledgers`` is a folder of privacy ledgers that outlive it, in which ``run`` names this run.
     """
     device = device_of(scenario.runtime)
-    fleet = Fleet(scenario, MemoryStore(), device=device, ledgers=ledgers, simulated=True)
+    spending = Spending(scenario, ledgers, run=run)
+    fleet = Fleet(scenario, MemoryStore(), device=device, spending=spending, simulated=True)
     if device.type == "cpu":
         fleet.share_rows()
     return fleet
+
+
+def fleet_in_files(scenario: Scenario, home: Home, folder: Path, *, whole: bool = False) -> Fleet:
+    """Return a simulation's fleet, whose clients outlast this process in a folder.
+
+    Args:
+        scenario: the one of ``home``.
+        home: where their privacy ledgers are.
+        folder: for their states; one process at a time writes a client's.
+        whole: whether all is there that a client has been sent (``FileStore``).
+    """
+    return Fleet(
+        scenario,
+        FileStore(folder, whole=whole),
+        device=device_of(scenario.runtime),
+        spending=Spending(scenario, Path(home.ledgers), run=home.run),
+        simulated=True,
+    )
+
+
+def app_in_files(home: Home) -> ClientApp:
+    """Return the app of a simulation whose clients are at home in files, in any process."""
+    return build_app(partial(_at_home, home.to_json()))
+
+
+def _at_home(text: str, _: Context) -> Fleet:
+    home = Home.from_json(text)
+    return fleet_in_files(_settled(text), home, Path(home.states), whole=True)
+
+
+@lru_cache(maxsize=1)
+def _settled(text: str) -> Scenario:
+    return Home.from_json(text).settle()
 
 
 def in_flower_simulation() -> bool:
@@ -78,16 +117,24 @@ def fleet_on_disk(context: Context) -> Fleet:
     agreed = context.node_config.get("scenario-hash")
     if agreed and agreed != scenario_hash(scenario):
         raise OtherScenario(f"this client agreed to {agreed!r} only; see 'fedkd client join'")
+    simulated = in_flower_simulation()
+    if scenario.attack is not None and not simulated:
+        raise ConfigError(
+            f"attack: {describe(scenario.attack)['name']!r} makes clients of a simulation lie, and "
+            "sends what no protector has seen; a client on a device takes no part, use attack=null"
+        )
     named = context.node_config.get("state-dir") or os.environ.get("FEDKD_STATE_DIR")
     base = Path(str(named)) if named else Path(tempfile.gettempdir()) / f"fedkd-{os.getuid()}"
-    run = base / f"run-{context.run_id}"
+    told = str(context.run_config.get(RUN_KEY, ""))  # the same when the server starts it again
+    name = told if _RUN_NAME.fullmatch(told) else ""
+    run = base / f"run-{name or context.run_id}"
     ledgers = (base if named else run) / "ledgers"
     return Fleet(
         scenario,
         FileStore(run),
         device=device_of(scenario.runtime),
-        ledgers=ledgers,
-        simulated=in_flower_simulation(),
+        spending=Spending(scenario, ledgers, run=name),
+        simulated=simulated,
         own=str(context.node_config.get("data", "")),
     )
 

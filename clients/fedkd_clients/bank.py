@@ -27,6 +27,8 @@ class Bank:
         widths: numbers in each client's row, by client id.
     """
 
+    keeps_answers = False
+
     def __init__(self, widths: Sequence[int]) -> None:
         numbers = mmap.PAGESIZE // 4
         pages = [-(-width // numbers) for width in widths]
@@ -46,9 +48,12 @@ class Bank:
             self._memory, dtype=torch.float32, count=width, offset=self._starts[client]
         )
 
-    def get(self, client: int, state: ClientState) -> bool:
+    def holds(self, client: int) -> bool:
         """Return whether the row was filled and kept."""
         return bool(self._known[client])
+
+    def get(self, client: int, state: ClientState) -> None:
+        """Leave the row as it is; what else the client carried, its worker had."""
 
     def put(self, client: int, state: ClientState) -> None:
         """Note that the row is filled; let go of its pages where there are too many."""

@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 
 from fedkd.data.federation import load
-from fedkd.methods.base import CoDistillation
-from fedkd.privacy.ledger import Release
+from fedkd.faults.absence import turn_up
+from fedkd.methods.base import CoDistillation, MessageKind
+from fedkd.privacy.ledger import Ledger, Release
 from fedkd.privacy.releases import given_in_clear, releases
-from fedkd.privacy.settings import ServerView
 from fedkd.protectors.base import Context, dense
 from fedkd.rng import noise_stream
 from fedkd.scenario import Scenario
+from fedkd.steps import reached
 from fedkd.training.steps import Examples
 from fedkd.transport.codes import as_sent
 from fedkd.transport.hello import agree, greeting
 from fedkd.transport.messages import Action, Hello, Reply, Request
 from fedkd.types import Broadcast, Consensus, Knowledge, ProxySet, Upload
+from fedkd_clients import snapshots
 from fedkd_clients.adversary import poisoned_upload
 from fedkd_clients.learner import FleetLearner
-from fedkd_clients.masking import Masking, MaskingError
 from fedkd_clients.private_data import contribution
 from fedkd_clients.spending import Spending
 from fedkd_clients.store import ClientStore
+from fedkd_clients.sums import MaskedAnswers
 
 logger = logging.getLogger("fedkd.client")
+
+
+class RoundOver(RuntimeError):
+    """A request for a round that is past, and whose answer is not there to be given again."""
 
 
 class Fleet:
@@ -40,7 +45,7 @@ class Fleet:
         scenario: with every noise multiplier known.
         store: where clients keep their state.
         device: where they compute.
-        ledgers: where their privacy ledgers outlive this process; None keeps them in memory.
+        spending: their privacy ledgers; None keeps new ones in memory.
         simulated: whether these clients are one machine's simulation, whose private data is
             nobody's secret. Only then do they say how good their models are.
         own: a file or folder with the client's own examples; empty takes the scenario's.
@@ -52,18 +57,22 @@ class Fleet:
         store: ClientStore,
         *,
         device: torch.device,
-        ledgers: Path | None = None,
+        spending: Spending | None = None,
         simulated: bool = False,
         own: str = "",
     ) -> None:
         self._scenario, self._device, self._simulated = scenario, device, simulated
-        self._spending = Spending(scenario, ledgers)
+        self._spending = Spending(scenario, None) if spending is None else spending
         self._learner = FleetLearner(scenario, store, device=device, own=own)
-        self._proxy_inputs: dict[int, torch.Tensor] = {}
+        self._sums = MaskedAnswers(scenario, self._learner)
 
     def share_rows(self) -> None:
         """Keep all clients' rows in memory that processes forked from now on share."""
         self._learner.share_rows()
+
+    def recall(self, told: Ledger) -> None:
+        """Take up what the server's ledger of this run says that clients released before."""
+        self._spending.recall(told)
 
     def handle(self, requests: Sequence[Request]) -> list[Reply]:
         """Answer requests of one action and one round, in their order.
@@ -105,39 +114,68 @@ class Fleet:
         examples = contribution(self._learner.private(request.client))
         return Reply(client=request.client, contribution=examples)
 
+    def save(self, path: Path, clients: Sequence[int]) -> None:
+        """Write what those of the clients carry that have a state by now into one file."""
+        snapshots.save(self._learner, path, clients)
+
+    def restore(self, path: Path, proxy: ProxySet | None) -> None:
+        """Give clients back what :meth:`save` wrote, before any is asked."""
+        snapshots.restore(self._learner, path, proxy)
+
     def _round(self, requests: Sequence[Request]) -> list[Reply]:
         """Prepare each client, train those that could be in batches, let each one answer."""
         charged: dict[int, list[Release]] = {}
 
         def prepare(request: Request) -> Reply:
+            if self._simulated:
+                turn_up(self._scenario, client=request.client, round=request.round)
+            if request.round <= self._learner.state(request.client).done:
+                return self._again(request)
             if request.proxy is not None:
-                self._receive_proxy(request.client, request.proxy)
-            if self._sums:
-                self._begin(request)
+                self._learner.receive(request.client, request.proxy)
+            if self._sums.wanted:
+                self._sums.begin(request)
             self._learner.take_events(request.client)  # of a round that failed; it stays charged
             self._learner.guard.take(request.client)
             charged[request.client] = self._charge(request)
+            reached("client charged", request.round)
             return Reply(client=request.client)
 
         replies = {request.client: self._guarded(prepare, request) for request in requests}
-        ready = [request.client for request in requests if not replies[request.client].error]
         uploads: dict[int, Upload | None] = {}
-        if ready:
-            uploads = self._work(ready, requests[0].incoming)
+        if charged:  # those that have the round before them, and can do it
+            uploads = self._work(list(charged), requests[0].incoming)
 
         def finish(request: Request) -> Reply:
             client = request.client
             failure = self._learner.guard.take(client)
             if failure is not None:  # logged where it was raised
                 return Reply(client=client, error=type(failure).__name__)
+            reached("client trained", request.round)
             self._spending.verify(client, self._learner.take_events(client), charged[client])
             reply = self._answer(request, self._leaving(request, uploads[client]))
-            return self._kept(reply)
+            self._learner.state(client).done = request.round
+            self._kept(reply)
+            reached("client kept", request.round)
+            return reply
 
         for request in requests:
-            if request.client in ready:
+            if request.client in charged:
                 replies[request.client] = self._guarded(finish, request)
         return list(replies.values())
+
+    def _again(self, request: Request) -> Reply:
+        """Answer a round that is done, with the upload that was made then: nothing new leaves."""
+        state = self._learner.state(request.client)
+        if state.done != request.round:
+            raise RoundOver(f"round {request.round} is over; round {state.done} is done")
+        if self._sums.wanted:
+            return self._counts(request)
+        if state.answer is None and self._scenario.method.message is not MessageKind.NOTHING:
+            raise RoundOver(f"round {request.round} is done, and its upload was not kept")
+        answer, wire = state.answer, self._scenario.wire
+        again = as_sent(answer, wire) if isinstance(answer, Knowledge) else answer
+        return Reply(client=request.client, upload=again)
 
     def _work(self, clients: Sequence[int], incoming: Broadcast | None) -> dict[int, Upload | None]:
         """Let the method do a round; what it raises by itself is every client's failure."""
@@ -164,54 +202,25 @@ class Fleet:
         due = [release for release in planned if release not in given]
         return self._spending.charge(request.client, due, round=request.round)
 
-    @property
-    def _sums(self) -> bool:
-        """Whether uploads stay here and only masked sums of them leave."""
-        return self._scenario.server_view is ServerView.SUMS
-
     def _answer(self, request: Request, upload: Upload | None) -> Reply:
-        if not self._sums:
+        if not self._sums.wanted:
             return Reply(client=request.client, upload=upload)
-        if not isinstance(upload, Knowledge):
-            raise MaskingError("masked sums are over knowledge, and this method makes none")
-        masking, n_rows = self._masking(request), self._n_rows(request)
-        masking.hold(upload, n_rows=n_rows, n_classes=self._learner.task.n_classes)
-        return Reply(client=request.client, masked=masking.counts(n_rows=n_rows))
+        self._sums.hold(request, upload)
+        return Reply(client=request.client, masked=self._sums.counts(request))
 
     def _keys(self, request: Request) -> Reply:
-        return self._kept(Reply(client=request.client, key=self._masking(request).public_key()))
+        return self._kept(Reply(client=request.client, key=self._sums.key(request.client)))
 
     def _counts(self, request: Request) -> Reply:
-        self._begin(request)
-        words = self._masking(request).counts(n_rows=self._n_rows(request))
-        return self._kept(Reply(client=request.client, masked=words))
+        self._sums.begin(request)
+        return self._kept(Reply(client=request.client, masked=self._sums.counts(request)))
 
     def _scores(self, request: Request) -> Reply:
-        masking, n_rows = self._masking(request), self._n_rows(request)
-        words = masking.scores(request.roll, round=request.round, n_rows=n_rows)
-        return self._kept(Reply(client=request.client, masked=words))
-
-    def _begin(self, request: Request) -> None:
-        masking, client = self._masking(request), request.client
-        if request.keys is not None:
-            masking.learn(request.keys, client=client)
-        n_min = self._scenario.n_min
-        masking.begin(request.roll, client=client, round=request.round, n_min=n_min)
-
-    def _masking(self, request: Request) -> Masking:
-        if not self._sums:
-            raise MaskingError("this scenario has no masked sums; set server_view=sums")
-        return self._learner.state(request.client).masking
-
-    def _n_rows(self, request: Request) -> int:
-        proxy = self._learner.state(request.client).proxy
-        if proxy is None:
-            raise MaskingError("sums over a proxy set that was never sent")
-        return proxy.n_rows
+        return self._kept(Reply(client=request.client, masked=self._sums.scores(request)))
 
     def _kept(self, reply: Reply) -> Reply:
         """Store the client's state before its reply can leave, so that no mask is used twice."""
-        self._learner.keep(reply.client)
+        self._learner.keep(reply.client, reply.upload)
         return reply
 
     def _leaving(self, request: Request, upload: Upload | None) -> Upload | None:
@@ -242,16 +251,9 @@ class Fleet:
             )
         else:
             leaving = method.encode(protector.protect(upload, surroundings, rng=rng))
-        if self._sums and isinstance(leaving, Knowledge):  # sums are over all classes
+        if self._sums.wanted and isinstance(leaving, Knowledge):  # sums are over all classes
             return dense(leaving, n_classes=self._learner.task.n_classes)
         return as_sent(leaving, self._scenario.wire)
-
-    def _receive_proxy(self, client: int, proxy: ProxySet) -> None:
-        inputs = self._proxy_inputs.setdefault(proxy.version, proxy.inputs.to(self._device))
-        state = self._learner.state(client)
-        per_input = self._learner.task.rows_per_input
-        state.proxy = replace(proxy, inputs=inputs, rows_per_input=per_input)
-        state.weights = None
 
     def _measure(self, request: Request) -> Reply:
         """Measure client models, in part on private examples, beside ledger and transcript.

@@ -22,7 +22,7 @@ from fedkd.tasks import Task
 from fedkd.training.executors.base import Executor
 from fedkd.training.executors.choice import EXECUTORS
 from fedkd.training.steps import Examples, Job, Lesson, Student, figures, lesson_on, predict_rows
-from fedkd.types import Consensus, ProxySet, Update
+from fedkd.types import Consensus, ProxySet, Update, Upload
 from fedkd_clients.architectures import Architectures
 from fedkd_clients.bank import Bank
 from fedkd_clients.guard import Guard
@@ -79,14 +79,28 @@ class FleetLearner:
             packing = self._models.packing(client)
             row = self._store.row(client, width=packing.width, device=self._device)
             state = ClientState(row=row)
-            if not self._store.get(client, state):
+            if self._store.holds(client):
+                self._store.get(client, state)
+            else:
                 packing.write(row, self._models.fresh(client))
             self._live[client] = state
         return self._live[client]
 
-    def keep(self, client: int) -> None:
-        """Store the client's state."""
-        self._store.put(client, self.state(client))
+    def receive(self, client: int, proxy: ProxySet) -> None:
+        """Give the client another proxy set; its filter is fitted anew."""
+        state = self.state(client)
+        state.proxy, state.weights = self._views.placed(proxy), None
+
+    def keep(self, client: int, answer: Upload | None = None) -> None:
+        """Store the client's state, and its upload where the store keeps those."""
+        state = self.state(client)
+        if answer is not None and self._store.keeps_answers:
+            state.answer = answer
+        self._store.put(client, state)
+
+    def known(self, clients: Sequence[int]) -> list[int]:
+        """Return those of the clients that have a state by now."""
+        return [c for c in clients if c in self._live or self._store.holds(c)]
 
     def student(self, client: int) -> Student:
         """Return a module and an optimiser over the client's row, for code that wants those."""

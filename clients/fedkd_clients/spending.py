@@ -6,6 +6,7 @@ import fcntl
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from fedkd.errors import BudgetSpent
@@ -26,11 +27,18 @@ class Spending:
     Args:
         scenario: with every noise multiplier known.
         folder: where ledgers outlive this process, and the run; None keeps them in memory.
+        run: names this run and no other; empty where a round that is done again costs again.
     """
 
-    def __init__(self, scenario: Scenario, folder: Path | None) -> None:
-        self._scenario, self._folder = scenario, folder
+    def __init__(self, scenario: Scenario, folder: Path | None, *, run: str = "") -> None:
+        self._scenario, self._folder, self._run = scenario, folder, run
         self._in_memory: dict[int, Ledger] = {}
+
+    def recall(self, told: Ledger) -> None:
+        """Take up what ``told``, the server's ledger of this run, says that clients released."""
+        for client in told.clients():
+            mine = [c for c in told.all_of(client) if c.release.channel is Channel.UPLOAD]
+            self._in_memory[client] = Ledger(charges=[replace(c, run=self._run) for c in mine])
 
     def charge(self, client: int, planned: Sequence[Release], *, round: int) -> list[Release]:
         """Write down what a round will release to the server, and return it.
@@ -41,14 +49,17 @@ class Spending:
         mine = [release for release in planned if release.channel is Channel.UPLOAD]
         kept, privacy = guard(self._scenario), self._scenario.privacy
         with self._ledger(client) as ledger:
+            due = mine
+            if self._repeats:
+                due = ledger.unpaid(client, mine, round=round, run=self._run)
             if kept is not None and privacy.target_epsilon is not None:
-                after = ledger.epsilon(client, *kept, delta=privacy.delta, planned=mine)
+                after = ledger.epsilon(client, *kept, delta=privacy.delta, planned=due)
                 if after > privacy.target_epsilon:
                     raise BudgetSpent(
                         f"round {round} would take client {client} to epsilon {after:.4g}, beyond "
                         f"privacy.target_epsilon={privacy.target_epsilon:g}"
                     )
-            ledger.add(Charge(round=round, client=client, release=release) for release in mine)
+            ledger.add(Charge(round=round, client=client, release=r, run=self._run) for r in due)
         return mine
 
     def verify(self, client: int, done: Sequence[Event], charged: Sequence[Release]) -> None:
@@ -63,6 +74,11 @@ class Spending:
         paid = [release.event for release in charged if release.unit is Unit.RECORD]
         if Counter(done) != Counter(paid):
             raise Uncharged(f"client {client} did {list(done)!r}, but was charged {paid!r}")
+
+    @property
+    def _repeats(self) -> bool:
+        """Whether a round of this run that is done again comes out the same, and is known by it."""
+        return bool(self._run) and self._scenario.noise_seed() is not None
 
     @contextmanager
     def _ledger(self, client: int) -> Generator[Ledger]:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from fedkd.types import SCHEMA, Knowledge, ProxySet, ProxySource
+from fedkd.transport.codes import RecordError
+from fedkd.transport.stored import (
+    Stored,
+    content_of,
+    from_bytes,
+    proxy_of,
+    stored,
+    stored_proxy,
+    to_bytes,
+)
+from fedkd.types import Consensus, Knowledge, ProxySet, Upload
 from fedkd_clients.masking import Masking
 
 
@@ -26,25 +34,40 @@ class ClientState:
         proxy: the proxy set it was sent, or None before that.
         weights: its filter's weights for that proxy set, once fitted.
         masking: its keys and held upload, where the server sees masked sums only.
-        earlier: an upload that an adversary remembers; simulations only, never stored.
+        done: the last round it finished; 0 before the first.
+        answer: what it uploaded then, where the store keeps answers.
+        earlier: an upload that an adversary remembers; simulations only.
     """
 
     row: Tensor
     proxy: ProxySet | None = None
     weights: Tensor | None = None
     masking: Masking = field(default_factory=Masking)
+    done: int = 0
+    answer: Upload | None = None
     earlier: Knowledge | None = None
 
 
 class ClientStore(Protocol):
-    """Keeps client states by client id."""
+    """Keeps client states by client id.
+
+    Attributes:
+        keeps_answers: whether a client's last upload is kept, so that a server that was started
+            again can be sent the very same, without another round of training.
+    """
+
+    keeps_answers: bool
 
     def row(self, client: int, *, width: int, device: torch.device) -> Tensor:
         """Return memory for the client's row, which :meth:`get` or the caller fills."""
         ...
 
-    def get(self, client: int, state: ClientState) -> bool:
-        """Fill a state whose row has its memory; False when nothing is stored."""
+    def holds(self, client: int) -> bool:
+        """Return whether the client's state was kept."""
+        ...
+
+    def get(self, client: int, state: ClientState) -> None:
+        """Fill a state whose row has its memory from what :meth:`put` kept."""
         ...
 
     def put(self, client: int, state: ClientState) -> None:
@@ -55,58 +78,58 @@ class ClientStore(Protocol):
 class MemoryStore:
     """Writes nothing: the learner's live objects are all there is, and they end with it."""
 
+    keeps_answers = False
+
     def row(self, client: int, *, width: int, device: torch.device) -> Tensor:
         """Take memory of this process."""
         return torch.zeros(width, device=device)
 
-    def get(self, client: int, state: ClientState) -> bool:
+    def holds(self, client: int) -> bool:
         """Know nothing."""
         return False
+
+    def get(self, client: int, state: ClientState) -> None:
+        """Have nothing to fill in."""
 
     def put(self, client: int, state: ClientState) -> None:
         """Leave the state where it lives."""
 
 
 class FileStore:
-    """One safetensors file a client, replaced atomically; for clients without a lasting process."""
+    """One safetensors file a client, replaced atomically; for clients without a lasting process.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: is made where it is missing.
+        whole: whether proxy sets and last uploads are kept too. Simulations that have many clients
+            in one folder leave those out, and their server sends the proxy set again.
+    """
+
+    def __init__(self, folder: Path, *, whole: bool = True) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._folder = folder
+        self._folder, self.keeps_answers = folder, whole
 
     def row(self, client: int, *, width: int, device: torch.device) -> Tensor:
         """Take memory of this process."""
         return torch.zeros(width, device=device)
 
-    def get(self, client: int, state: ClientState) -> bool:
+    def holds(self, client: int) -> bool:
+        """Look for the file."""
+        return self._path(client).exists()
+
+    def get(self, client: int, state: ClientState) -> None:
         """Read the state back; ValueError when a newer fedkd wrote it, or another model."""
-        path = self._path(client)
-        if not path.exists():
-            return False
-        tensors, facts = _read(path)
-        if tensors["row"].shape != state.row.shape:
-            raise ValueError(
-                f"{path.name} holds {len(tensors['row'])} numbers, and this model with its "
-                f"optimiser {len(state.row)}; the scenario has changed, use another folder"
-            )
-        state.row.copy_(tensors["row"])
-        state.weights = tensors.get("weights")
-        state.masking = Masking.from_tensors(tensors)
-        version = facts["proxy_version"]
-        if version is not None:
-            state.proxy = self._proxy(client, version)
-        return True
+        version = fill(state, from_bytes(self._path(client).read_bytes()), who=f"client {client}")
+        if version is not None and self.keeps_answers:
+            file = self._proxy_path(client, version)
+            state.proxy = proxy_of(from_bytes(file.read_bytes())["proxy"])
 
     def put(self, client: int, state: ClientState) -> None:
         """Write the state, and the proxy set if this version is not on disk yet."""
-        tensors = {"row": state.row} | state.masking.tensors()
-        if state.weights is not None:
-            tensors["weights"] = state.weights
-        version = None
-        if state.proxy is not None:
-            version = state.proxy.version
-            self._save_proxy(client, state.proxy)
-        _write(self._path(client), tensors, {"schema": SCHEMA, "proxy_version": version})
+        if state.proxy is not None and self.keeps_answers:
+            place = self._proxy_path(client, state.proxy.version)
+            if not place.exists():
+                _write(place, {"proxy": stored_proxy(state.proxy)})
+        _write(self._path(client), parts_of(state))
 
     def _path(self, client: int) -> Path:
         return self._folder / f"client-{client}.safetensors"
@@ -114,42 +137,56 @@ class FileStore:
     def _proxy_path(self, client: int, version: int) -> Path:
         return self._folder / f"client-{client}-proxy-{version}.safetensors"
 
-    def _save_proxy(self, client: int, proxy: ProxySet) -> None:
-        path = self._proxy_path(client, proxy.version)
-        if path.exists():
-            return
-        tensors = {"inputs": proxy.inputs, "ids": proxy.ids}
-        if proxy.owner is not None:
-            tensors["owner"] = proxy.owner
-        facts = {"source": proxy.source.value, "rows_per_input": proxy.rows_per_input}
-        _write(path, tensors, {"schema": SCHEMA, **facts})
 
-    def _proxy(self, client: int, version: int) -> ProxySet:
-        tensors, facts = _read(self._proxy_path(client, version))
-        return ProxySet(
-            inputs=tensors["inputs"],
-            ids=tensors["ids"],
-            owner=tensors.get("owner"),
-            source=ProxySource(facts["source"]),
-            version=version,
-            rows_per_input=facts["rows_per_input"],
+def parts_of(state: ClientState) -> dict[str, Stored]:
+    """Return a state as :func:`fill` reads it; of the proxy set, the version only."""
+    tensors = {"row": state.row} | state.masking.tensors()
+    if state.weights is not None:
+        tensors["weights"] = state.weights
+    on_cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    version = None if state.proxy is None else state.proxy.version
+    parts = {"state": Stored(tensors=on_cpu, facts={"proxy": version, "done": state.done})}
+    if state.answer is not None:
+        parts["answer"] = stored(state.answer)
+    if state.earlier is not None:
+        parts["earlier"] = stored(state.earlier)
+    return parts
+
+
+def fill(state: ClientState, parts: Mapping[str, Stored], *, who: str) -> int | None:
+    """Fill a state whose row has its memory, and return the version of its proxy set.
+
+    Raises:
+        ValueError: the row is another model's, or a part is not what it should be.
+    """
+    tensors, facts = parts["state"].tensors, parts["state"].facts
+    if tensors["row"].shape != state.row.shape:
+        raise ValueError(
+            f"{who}: {len(tensors['row'])} numbers are stored, and this model with its "
+            f"optimiser has {len(state.row)}; the scenario has changed, use another folder"
         )
+    state.row.copy_(tensors["row"])
+    weights = tensors.get("weights")
+    state.weights = None if weights is None else weights.to(state.row.device)
+    state.masking = Masking.from_tensors(tensors)
+    state.done = int(facts["done"])
+    state.answer = _upload(parts.get("answer"))
+    earlier = _upload(parts.get("earlier"))
+    state.earlier = earlier if isinstance(earlier, Knowledge) else None
+    return facts["proxy"]
 
 
-def _write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+def _upload(part: Stored | None) -> Upload | None:
+    content = None if part is None else content_of(part)
+    if isinstance(content, Consensus):
+        raise RecordError("a consensus is stored where an upload should be")
+    return content
+
+
+def _write(path: Path, parts: Mapping[str, Stored]) -> None:
     part = path.with_suffix(".part")
     with part.open("wb") as file:
-        file.write(save(whole, metadata={"fedkd": json.dumps(facts)}))
+        file.write(to_bytes(parts))
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    with safe_open(path, framework="pt") as file:
-        facts = json.loads((file.metadata() or {}).get("fedkd", "{}"))
-        if facts.get("schema") != SCHEMA:
-            found = facts.get("schema")
-            raise ValueError(f"{path.name} has schema {found!r}; this fedkd reads {SCHEMA}")
-        return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118

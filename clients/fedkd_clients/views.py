@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,12 @@ class Views:
     def __init__(self, scenario: Scenario, task: Task, *, device: torch.device) -> None:
         self._scenario, self._task, self._device = scenario, task, device
         self._spaces: dict[tuple[Features, int], tuple[Transform, Tensor]] = {}
+        self._inputs: dict[int, Tensor] = {}
+
+    def placed(self, proxy: ProxySet) -> ProxySet:
+        """Return a client's copy of the proxy set, whose inputs all clients here share."""
+        inputs = self._inputs.setdefault(proxy.version, proxy.inputs.to(self._device))
+        return replace(proxy, inputs=inputs, rows_per_input=self._task.rows_per_input)
 
     def view(
         self, client: int, filter: Filter, *, data: PrivateData, proxy: ProxySet

@@ -11,7 +11,7 @@ import torch
 from fedkd.audit.views import Adversary, NotSeen
 from fedkd.privacy.masked_sums import WORD_BITS
 from fedkd.results import MaskedUploads
-from fedkd.types import NOBODY, Consensus, Knowledge, ProxySet, Space, Update
+from fedkd.types import Consensus, Knowledge, ProxySet, Space, Update
 
 if TYPE_CHECKING:
     from fedkd.transcript import Transcript
@@ -41,10 +41,7 @@ class Seen:
         proxy = self._transcript.proxy()
         if proxy is None:
             raise NotSeen("there is no proxy set: the run's method exchanges parameters")
-        if proxy.owner is None or self._client is None:
-            return proxy
-        others = proxy.owner != self._client
-        return replace(proxy, owner=proxy.owner.masked_fill(others, NOBODY))
+        return proxy if self._client is None else proxy.seen_by(self._client)
 
     def uploads(self, round: int) -> Mapping[int, Knowledge]:
         """Return what each client sent.

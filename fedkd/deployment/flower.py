@@ -37,15 +37,17 @@ clientapp = "fedkd_clients.app:app"
 
 [tool.flwr.app.config]
 scenario-json = {scenario}
+fedkd-run = "{run_id}"
 """
 
 
-def write_bundle(folder: Path, scenario_json: str) -> None:
-    """Write a Flower app that is one file: the components by name, and the scenario."""
+def write_bundle(folder: Path, scenario_json: str, *, run_id: str) -> None:
+    """Write a Flower app that is one file: the components by name, scenario and run."""
     folder.mkdir(parents=True, exist_ok=True)
     text = _BUNDLE.format(
         version=importlib.metadata.version("fedkd"),
         scenario=json.dumps(scenario_json, ensure_ascii=False),
+        run_id=run_id,
     )
     (folder / "pyproject.toml").write_text(text, encoding="utf-8")
 

@@ -19,7 +19,7 @@ from fedkd.deployment import flower
 from fedkd.deployment.gateway import Door, Gateway
 from fedkd.deployment.processes import born, descendants, environment, free_port, start, stop
 from fedkd.errors import ConfigError, RunStopped
-from fedkd.run_folder import read_summary
+from fedkd.run_folder import new_run_id, read_events, read_run_id, read_summary
 from fedkd.scenario import Scenario, scenario_hash, to_json
 
 Say = Callable[[str], None]
@@ -49,8 +49,16 @@ class Options:
     wait_s: float
 
 
-def up(scenario: Scenario, options: Options, say: Say) -> dict[str, Any]:
+def up(
+    scenario: Scenario, options: Options, say: Say, *, resume: Path | None = None
+) -> dict[str, Any]:
     """Serve one run to its end and return its summary.
+
+    Args:
+        scenario: what is run, with every noise multiplier known.
+        options: where.
+        say: told what happens, line by line.
+        resume: the folder of a run that did not finish, to go on with; None begins one.
 
     Raises:
         ConfigError: certificates are missing, the port is taken, or a server runs here already.
@@ -60,9 +68,16 @@ def up(scenario: Scenario, options: Options, say: Say) -> dict[str, Any]:
     _check_clients(files, scenario)
     _claim(options.state)
     home, inner = options.state / "flower", free_port()
-    flower.write_bundle(options.state / "fedkd-run", to_json(scenario))
+    run_id = new_run_id() if resume is None else read_run_id(resume)
+    flower.write_bundle(options.state / "fedkd-run", to_json(scenario), run_id=run_id)
     flower.write_connection(home, inner=inner, ca=files.ca)
-    names = {"FEDKD_RUNS": str(options.out.resolve()), "FEDKD_WAIT_S": str(options.wait_s)}
+    names = {
+        "FEDKD_RUNS": str(options.out.resolve()),
+        "FEDKD_WAIT_S": str(options.wait_s),
+        "FEDKD_RUN_ID": run_id,
+    }
+    if resume is not None:
+        names["FEDKD_RESUME"] = str(resume.resolve())
     variables = environment(home, names)
     with (options.state / LOG).open("ab") as log:
         superlink = start(
@@ -101,7 +116,7 @@ def status(state: Path) -> dict[str, Any]:
         return {"up": False}
     clients = flower.presence(state=state, environment=environment(state / "flower"))
     folder = record.get("run_dir")
-    rounds = [] if folder is None else _events(Path(folder))
+    rounds = [] if folder is None else read_events(Path(folder))
     return {
         "up": True,
         "pid": record["pid"],
@@ -137,7 +152,7 @@ def _watch(
         ended = stream.poll() is not None
         if folder is None:
             folder = _folder(options.state, say)
-        for event in _events(folder)[said:] if folder else []:
+        for event in read_events(folder)[said:] if folder else []:
             say(_line(event, scenario))
             said += 1
         if ended:
@@ -178,12 +193,6 @@ def _reason(state: Path) -> str:
     told = [line for line in lines if re.match(r"[\w.]*(Error|RunStopped): ", line)]
     why = told[-1].partition(": ")[2] if told else "no reason was logged"
     return f"{why} (log: {state / RUN_LOG})"
-
-
-def _events(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "events.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def _door(options: Options, files: ServerFiles, scenario: Scenario, inner: int) -> Door:

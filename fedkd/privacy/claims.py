@@ -69,14 +69,16 @@ def claim(
     kept, delta = guard(scenario), scenario.privacy.delta
     worst = 0.0
     if kept is not None:
-        spent = [ledger.epsilon(client, *kept, delta=delta) for client in ledger.clients()]
+        honest = _honest(scenario, ledger)
+        spent = [ledger.epsilon(client, *kept, delta=delta) for client in honest]
         worst = max(spent, default=0.0)
         if not math.isfinite(worst):
-            warnings.insert(0, f"no guarantee, because: {_reasons(ledger, kept)}")
+            warnings.insert(0, f"no guarantee, because: {_reasons(ledger, kept, of=honest)}")
     if kept is None or list(refusals(scenario)) or not _formal(scenario, worst):
         return _empirical(scenario, ledger, warnings, worst=worst)
     level, unit, neighboring, trust, text = _SENTENCES[kept]
-    sentence = text.format(epsilon=_rounded_up(worst), delta=f"{delta:g}")
+    each = "each honest client" if scenario.attackers() else "each client"
+    sentence = text.format(each=each, epsilon=_rounded_up(worst), delta=f"{delta:g}")
     return Claim(
         level=level,
         sentence=sentence,
@@ -108,7 +110,7 @@ _SENTENCES = {
         Unit.RECORD,
         "add or remove one private example of one client",
         "nobody but the client itself",
-        "each client's records have ({epsilon}, {delta})-DP, adding or removing one, against the "
+        "{each}'s records have ({epsilon}, {delta})-DP, adding or removing one, against the "
         "server and all other clients, for the whole run",
     ),
     (Unit.CLIENT, Channel.CONSENSUS): (
@@ -116,7 +118,7 @@ _SENTENCES = {
         Unit.CLIENT,
         "replace all data of one client by any other",
         "the server, which sees the uploads and adds the noise",
-        "each client has ({epsilon}, {delta})-DP, replacing all its data, against those who see "
+        "{each} has ({epsilon}, {delta})-DP, replacing all its data, against those who see "
         "the consensus, trusting the server, for the whole run",
     ),
     (Unit.CLIENT, Channel.UPLOAD): (
@@ -124,7 +126,7 @@ _SENTENCES = {
         Unit.CLIENT,
         "replace all data of one client by any other",
         "nobody but the client itself",
-        "each client has ({epsilon}, {delta})-DP, replacing all its data, against the server and "
+        "{each} has ({epsilon}, {delta})-DP, replacing all its data, against the server and "
         "all other clients, for the whole run",
     ),
 }
@@ -139,15 +141,15 @@ def _empirical(scenario: Scenario, ledger: Ledger, warnings: list[str], *, worst
             return Claim(sentence=f"{NONE}: {formal}", warnings=warnings)
         return Claim(warnings=warnings)
     delta = scenario.privacy.delta
-    uploads = (Unit.CLIENT, Channel.UPLOAD)
+    uploads, honest = (Unit.CLIENT, Channel.UPLOAD), _honest(scenario, ledger)
     events = [
         [c.release.event for c in ledger.of(client, *uploads) if c.release.what == SCORES]
-        for client in ledger.clients()
+        for client in honest
     ]
     alone = max((epsilon(of_client, delta=delta) for of_client in events), default=0.0)
     noise = f"{_rounded_up(alone)} (delta {delta:g})"
     if not math.isfinite(alone):
-        noise = f"unbounded ({_reasons(ledger, uploads, what=SCORES)})"
+        noise = f"unbounded ({_reasons(ledger, uploads, of=honest, what=SCORES)})"
     return Claim(
         level=1,
         sentence=f"empirical protection, {NONE}; client-level epsilon of the noise alone: {noise}",
@@ -155,10 +157,15 @@ def _empirical(scenario: Scenario, ledger: Ledger, warnings: list[str], *, worst
     )
 
 
-def _reasons(ledger: Ledger, kept: Guard, *, what: str | None = None) -> str:
-    """Return why releases have no bound, each reason once."""
+def _honest(scenario: Scenario, ledger: Ledger) -> list[int]:
+    """Return the clients that something can be claimed for: an adversary protects nothing."""
+    return [client for client in ledger.clients() if client not in scenario.attackers()]
+
+
+def _reasons(ledger: Ledger, kept: Guard, *, of: Sequence[int], what: str | None = None) -> str:
+    """Return why releases of some clients have no bound, each reason once."""
     found: dict[str, None] = {}
-    for client in ledger.clients():
+    for client in of:
         for charge in ledger.of(client, *kept):
             event = charge.release.event
             if isinstance(event, Uncounted) and what in (None, charge.release.what):
@@ -180,6 +187,12 @@ def _uncharged(
 
 
 def _warnings(scenario: Scenario) -> Iterator[str]:
+    liars = sorted(scenario.attackers())
+    if liars:
+        yield (
+            f"clients {liars} are adversaries: what they send passes no protector, and nothing is "
+            "claimed for them"
+        )
     speaks = scenario.method.message is MessageKind.KNOWLEDGE
     if speaks and scenario.proxy.source is ProxySource.POOLED:
         yield "raw private examples are shared with all clients (proxy=pooled)"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from fedkd.errors import ConfigError
 from fedkd.privacy.accounting import epsilon
@@ -43,11 +44,16 @@ class Release:
 
 @dataclass(frozen=True, kw_only=True)
 class Charge:
-    """A release with its client and round."""
+    """A release with its client and round.
+
+    Attributes:
+        run: which run it belongs to, where a ledger outlives runs; else empty.
+    """
 
     round: int
     client: int
     release: Release
+    run: str = ""
 
 
 @dataclass(kw_only=True)
@@ -86,6 +92,27 @@ class Ledger:
                 os.fsync(file.fileno())
         self.charges += new
         self._index(new)
+
+    def unpaid(
+        self, client: int, planned: Sequence[Release], *, round: int, run: str = ""
+    ) -> list[Release]:
+        """Return the planned releases that this very round has not been charged yet.
+
+        For a round that is done again, after a kill, with noise that comes out the same: it
+        releases nothing that was not released, or at least charged, before.
+        """
+        before = [
+            charge.release
+            for charge in self.all_of(client)
+            if charge.round == round and charge.run == run
+        ]
+        left: list[Release] = []
+        for release in planned:
+            if release in before:
+                before.remove(release)
+            else:
+                left.append(release)
+        return left
 
     def clients(self) -> list[int]:
         """Return the clients that were charged, ascending."""
@@ -127,7 +154,7 @@ class Ledger:
 
 def _line(charge: Charge) -> str:
     release = charge.release
-    tree = {
+    tree: dict[str, Any] = {
         "schema": SCHEMA,
         "round": charge.round,
         "client": charge.client,
@@ -136,7 +163,7 @@ def _line(charge: Charge) -> str:
         "channel": release.channel.value,
         "event": to_plain(release.event),
     }
-    return json.dumps(tree)
+    return json.dumps(tree | ({"run": charge.run} if charge.run else {}))
 
 
 def _drop_cut_off(path: Path) -> None:
@@ -162,7 +189,12 @@ def _read(path: Path) -> Iterator[Charge]:
                 channel=Channel(tree["channel"]),
                 event=from_plain(tree["event"]),
             )
-            yield Charge(round=tree["round"], client=tree["client"], release=release)
+            yield Charge(
+                round=tree["round"],
+                client=tree["client"],
+                release=release,
+                run=tree.get("run", ""),
+            )
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, ConfigError):
                 raise

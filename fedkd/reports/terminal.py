@@ -113,6 +113,9 @@ def _lines(s: dict[str, Any]) -> Iterator[tuple[str, str]]:
     per_round = s["seconds_per_round"]
     rate = "" if per_round is None else f"  ({per_round:.2f} a round)"
     yield "seconds", f"{s['seconds']:.1f}{rate}"
+    if s.get("virtual_seconds") is not None:
+        energy = "" if s["energy_j"] is None else f"  {s['energy_j']:.4g} J of all devices"
+        yield "virtual seconds", f"{s['virtual_seconds']:.4g}{energy}"
     if s["left_out"]:
         yield "left out", f"{s['left_out']} times, privacy budget spent (fedkd privacy explain)"
     if s.get("ended_early"):

@@ -8,29 +8,20 @@ in one process, in many, and over any Flower grid.
 
 from __future__ import annotations
 
-import itertools
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
-from uuid import uuid4
 
-from flwr.app import Error, Message, RecordDict
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
+from flwr.app import Error, Message
 
+from fedkd.transport.grid import SimulationGrid
 from fedkd.transport.messages import Action, ErrorCode, Reply, Request
+from fedkd.transport.reading import Limits
 from fedkd.transport.records import read_request, reply_records
 from fedkd.types import ProxySet, Upload
-
-_run_ids = itertools.count(1)
-
-
-def new_run() -> Run:
-    """Return the identity of a run in this process."""
-    return Run.create_empty(run_id=next(_run_ids))
-
 
 GROUPS = 16
 """Into how many groups clients are divided; no more workers than these have anything to do."""
@@ -49,6 +40,16 @@ def grouped(requests: Sequence[Request], *, n_clients: int) -> list[list[Request
     return [groups[n] for n in sorted(groups)]
 
 
+def members_of(group: int, *, n_clients: int) -> list[int]:
+    """Return the clients of a group."""
+    return [c for c in range(n_clients) if group_of(c, n_clients=n_clients) == group]
+
+
+def snapshot(folder: Path, group: int) -> Path:
+    """Return the file of a checkpoint that holds what a group's clients carry."""
+    return folder / f"clients-{group:02d}.safetensors"
+
+
 @dataclass(kw_only=True)
 class Harvest:
     """What some clients' answers to a round came to.
@@ -60,6 +61,11 @@ class Harvest:
         uploads: the sound uploads themselves, where somebody has to see them.
         tallies: sums that measurements of the filters are made from.
         bytes_up: serialised bytes by kind.
+        refused: client and reason, of deliveries beside the one that counted.
+        late: sound uploads that came after the deadline, to stand in next round.
+        stand_ins: sound uploads of the round before, which came in this one.
+        arrivals: when the delivery that counted came, in virtual seconds, by client.
+        spent: virtual seconds and joules of each client's device; none without devices.
     """
 
     answered: list[int] = field(default_factory=list[int])
@@ -68,6 +74,11 @@ class Harvest:
     uploads: dict[int, Upload] = field(default_factory=dict[int, Upload])
     tallies: Counter[str] = field(default_factory=Counter[str])
     bytes_up: Counter[str] = field(default_factory=Counter[str])
+    refused: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
+    late: dict[int, Upload] = field(default_factory=dict[int, Upload])
+    stand_ins: dict[int, Upload] = field(default_factory=dict[int, Upload])
+    arrivals: dict[int, float] = field(default_factory=dict[int, float])
+    spent: dict[int, tuple[float, float]] = field(default_factory=dict[int, tuple[float, float]])
 
 
 class Clients(Protocol):
@@ -75,6 +86,14 @@ class Clients(Protocol):
 
     def handle(self, requests: Sequence[Request]) -> list[Reply]:
         """Answer requests of one action and one round, in their order."""
+        ...
+
+    def save(self, path: Path, clients: Sequence[int]) -> None:
+        """Write what those of the clients carry that have done anything yet."""
+        ...
+
+    def restore(self, path: Path, proxy: ProxySet | None) -> None:
+        """Give clients back what :meth:`save` wrote, before any is asked."""
         ...
 
 
@@ -85,15 +104,21 @@ class Intake(Protocol):
         """Take note of the proxy set that uploads are about."""
         ...
 
+    def limits(self) -> Limits:
+        """Return the most that an upload may hold, as far as it is known by now."""
+        ...
+
     def take(self, requests: Sequence[Request], replies: Sequence[Reply], *, keep: bool) -> Harvest:
         """Check one group's replies, ascending by client, and fold or ``keep`` the uploads."""
         ...
 
+    def take_overdue(self, requests: Sequence[Request], replies: Sequence[Reply]) -> Harvest:
+        """Check answers to requests of the round before that came in this one."""
+        ...
 
-class BatchGrid(Grid):
-    """A Flower grid whose clients can also be asked, and their uploads folded, many at a time.
 
-    Nodes 1 .. n hold clients 0 .. n - 1. Messages work as on any grid.
+class BatchGrid(SimulationGrid):
+    """A grid whose clients can also be asked, and their uploads folded, many at a time.
 
     Attributes:
         forgotten: clients that lost what they had been sent (their worker died and was replaced);
@@ -101,9 +126,8 @@ class BatchGrid(Grid):
     """
 
     def __init__(self, *, n_clients: int) -> None:
-        self.n_clients, self._run = n_clients, new_run()
+        super().__init__(n_clients=n_clients)
         self.forgotten: set[int] = set()
-        self._replies: dict[str, Message] = {}
 
     @abstractmethod
     def ask(self, requests: Sequence[Request]) -> list[Reply]:
@@ -117,51 +141,12 @@ class BatchGrid(Grid):
     def learn(self, proxy: ProxySet) -> None:
         """Tell whoever takes in uploads about the proxy set."""
 
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write what all clients carry, one :func:`snapshot` a group."""
+
     def close(self) -> None:
         """End what was started for the clients."""
-
-    def set_run(self, run: Run) -> None:
-        """Take a run's identity."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """The run this grid belongs to."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Build a message (Flower deprecates this in favor of the constructor)."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    def get_node_ids(self) -> Sequence[int]:
-        """Return the ids of all nodes."""
-        return range(1, self.n_clients + 1)
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Handle the messages at once and keep the replies."""
-        ids: list[str] = []
-        for message in messages:
-            message.metadata.__dict__["_message_id"] = str(uuid4())
-            ids.append(message.metadata.message_id)
-            self._replies[message.metadata.message_id] = self._deliver(message)
-        return ids
-
-    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Return the kept replies."""
-        return [self._replies.pop(i) for i in message_ids if i in self._replies]
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> list[Message]:
-        """Handle the messages; ``timeout`` has no meaning here, every message is answered."""
-        return self.pull_messages(self.push_messages(messages))
 
     def _deliver(self, message: Message) -> Message:
         client = message.metadata.dst_node_id - 1
@@ -196,3 +181,9 @@ class LocalGrid(BatchGrid):
     def learn(self, proxy: ProxySet) -> None:
         """Tell the intake."""
         self._intake.learn(proxy)
+
+    def save(self, folder: Path) -> None:
+        """Write group by group."""
+        for group in range(min(GROUPS, self.n_clients)):
+            members = members_of(group, n_clients=self.n_clients)
+            self._clients.save(snapshot(folder, group), members)

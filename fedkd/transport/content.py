@@ -20,10 +20,21 @@ from fedkd.transport.codes import (
     unpacked,
     widened,
 )
+from fedkd.transport.reading import (
+    Header,
+    Limits,
+    arrays_of,
+    number,
+    one_of,
+    tensor_from,
+    whole,
+)
 from fedkd.types import Broadcast, Consensus, Knowledge, Space, Update, Upload, Wire
 
-Header = dict[str, int | float | str | bool]
 MASKS = "masks"
+UNSIGNED = (torch.uint8, torch.uint16, torch.uint32)
+"""What numbers of classes travel as."""
+_SCORE_BYTES = 4
 
 
 def content_header(content: Upload | Broadcast | None) -> Header:
@@ -67,29 +78,31 @@ def put_content(records: RecordDict, header: Header, content: Upload | Broadcast
     records[MASKS] = ArrayRecord(masks)
 
 
-def take_content(records: RecordDict, header: Header) -> Knowledge | Consensus | Update | None:
+def take_content(
+    records: RecordDict, header: Header, limits: Limits
+) -> Knowledge | Consensus | Update | None:
     """Return the content that :func:`put_content` was given, None when there is none.
 
     Scores of knowledge stay in the type they came in, those of a consensus become float32.
 
     Raises:
-        RecordError: something is missing or misshapen.
+        RecordError: something is missing, misshapen or larger than ``limits``.
     """
     arrays = arrays_of(records)
     if "update" in arrays:
         tensors = {name: to_tensor(arrays["update"], name) for name in arrays["update"]}
-        return Update(arrays=tensors, weight=float(header["weight"]))
+        return Update(arrays=tensors, weight=number(header, "weight"))
     kind = next((kind for kind in ("knowledge", "consensus") if kind in arrays), None)
     if kind is None:
         return None
     if MASKS not in arrays:
         raise RecordError(f"{kind} without its row mask")
     record, masks = arrays[kind], arrays[MASKS]
-    rows = rows_of(masks, "rows", int(header["n_rows"]))
-    wire = Wire(str(header.get("wire", Wire.FLOAT32.value)))
-    scores, bits = _take_scores(record, header, len(rows), wire)
-    space, temperature = Space(str(header["space"])), float(header["temperature"])
-    told = to_tensor(record, "temperatures") if "temperatures" in record else None
+    rows = rows_of(masks, "rows", whole(header, "n_rows", most=limits.rows))
+    wire = one_of(Wire, {"wire": Wire.FLOAT32.value, **header}, "wire")
+    scores, bits = _take_scores(record, header, (len(rows), limits), wire)
+    space, temperature = one_of(Space, header, "space"), number(header, "temperature")
+    told = _each(record, "temperatures", len(rows))
     if kind == "consensus":
         return Consensus(
             rows=rows,
@@ -100,13 +113,14 @@ def take_content(records: RecordDict, header: Header) -> Knowledge | Consensus |
             row_temperatures=told,
             wire=wire,
         )
+    weights = _each(masks, "weights", len(rows))
     return Knowledge(
         rows=rows,
         scores=scores,
-        weights=to_tensor(masks, "weights") if "weights" in masks else torch.ones(len(rows)),
+        weights=torch.ones(len(rows)) if weights is None else weights,
         space=space,
         temperature=temperature,
-        classes=widened(to_tensor(record, "classes")) if "classes" in record else None,
+        classes=_take_classes(record, scores),
         bits=bits,
         row_temperatures=told,
         wire=wire,
@@ -128,11 +142,6 @@ def all_ones(weights: Tensor) -> bool:
     return float(least) == 1 == float(most)
 
 
-def arrays_of(records: RecordDict) -> dict[str, ArrayRecord]:
-    """Return the array records; Flower's own view of them checks every type again."""
-    return {name: record for name, record in records.items() if isinstance(record, ArrayRecord)}
-
-
 def to_array(tensor: Tensor) -> Array:
     """Return a tensor as it travels."""
     return Array(tensor.detach().cpu().contiguous().numpy())
@@ -142,7 +151,7 @@ def to_tensor(record: ArrayRecord, name: str) -> Tensor:
     """Return an array that came; RecordError when it did not."""
     if name not in record:
         raise RecordError(f"array {name!r} is missing")
-    return torch.from_numpy(record[name].numpy().copy())
+    return tensor_from(record[name])
 
 
 def to_mask(rows: Tensor, n_rows: int) -> Array:
@@ -162,14 +171,43 @@ def rows_of(record: ArrayRecord, name: str, n_rows: int) -> Tensor:
 
 
 def _take_scores(
-    record: ArrayRecord, header: Header, n_rows: int, wire: Wire
+    record: ArrayRecord, header: Header, room: tuple[int, Limits], wire: Wire
 ) -> tuple[Tensor, int | None]:
-    scores, bits = to_tensor(record, "scores"), None
+    """Return scores and of how many bits they are; ``room`` is the number of rows and limits."""
+    scores, bits, (n_rows, limits) = to_tensor(record, "scores"), None, room
     if "bits" in header:
-        bits = int(header["bits"])
-        scores = unpacked(scores, bits, shape=(n_rows, int(header.get("columns", 0))))
+        bits, columns = whole(header, "bits"), whole({"columns": 0, **header}, "columns")
+        _check_room(n_rows, columns, limits)
+        scores = unpacked(scores, bits, shape=(n_rows, columns))
     else:
         scores = floats_from(scores, wire)
     if scores.dim() != 2 or len(scores) != n_rows:
         raise RecordError(f"{tuple(scores.shape)} scores for {n_rows} rows")
+    _check_room(n_rows, scores.shape[1], limits)
     return scores, bits
+
+
+def _check_room(n_rows: int, columns: int, limits: Limits) -> None:
+    if columns > limits.classes or n_rows * columns * _SCORE_BYTES > limits.decoded_bytes:
+        raise RecordError(f"{n_rows} rows of {columns} classes; that is more than is read")
+
+
+def _take_classes(record: ArrayRecord, scores: Tensor) -> Tensor | None:
+    if "classes" not in record:
+        return None
+    classes = to_tensor(record, "classes")
+    if classes.dtype not in UNSIGNED:
+        raise RecordError(f"classes of type {classes.dtype}, which are no numbers of classes")
+    if classes.numel() > max(scores.numel(), scores.shape[1]):
+        raise RecordError(f"{tuple(classes.shape)} classes for {tuple(scores.shape)} scores")
+    return widened(classes)
+
+
+def _each(record: ArrayRecord, name: str, n_rows: int) -> Tensor | None:
+    """Return one float32 number a row, None when they are not there."""
+    if name not in record:
+        return None
+    numbers = to_tensor(record, name)
+    if numbers.dtype != torch.float32 or numbers.shape != (n_rows,):
+        raise RecordError(f"{tuple(numbers.shape)} {name} of {numbers.dtype} for {n_rows} rows")
+    return numbers

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
@@ -17,9 +17,12 @@ from safetensors.torch import load, save
 
 from fedkd.methods.base import Method
 from fedkd.transport.batch import Harvest
+from fedkd.transport.codes import RecordError
 from fedkd.transport.messages import Action, Reply, Request
+from fedkd.transport.reading import parsed
 from fedkd.transport.records import read_reply, read_request, reply_records, request_records
 from fedkd.transport.stored import content_of, from_bytes, stored, to_bytes
+from fedkd.types import Upload
 
 Frame = tuple[dict[str, Any], list[bytes]]
 
@@ -32,37 +35,47 @@ def pack(header: dict[str, Any], blobs: Sequence[bytes]) -> bytes:
 
 
 def unpack(data: bytes) -> Frame:
-    """Return what :func:`pack` put together; ValueError for anything else."""
+    """Return what :func:`pack` put together; RecordError for anything else."""
     try:
         (count,) = struct.unpack_from("<I", data)
         sizes = struct.unpack_from(f"<{count}Q", data, 4)
-        start, parts = 4 + 8 * count, list[bytes]()
-        for size in sizes:
-            parts.append(data[start : start + size])
-            start += size
-        header = json.loads(parts[0])
-    except (struct.error, IndexError, ValueError) as error:
-        raise ValueError(f"a damaged frame of {len(data)} bytes: {error}") from None
-    return header, parts[1:]
+    except struct.error:
+        raise RecordError(f"a damaged frame of {len(data)} bytes") from None
+    start, parts = 4 + 8 * count, list[bytes]()
+    if not count or start + sum(sizes) != len(data):
+        raise RecordError(f"a damaged frame: {len(data)} bytes for {count} parts")
+    for size in sizes:
+        parts.append(data[start : start + size])
+        start += size
+    return parsed(parts[0]), parts[1:]
 
 
-def of_requests(requests: Sequence[Request], **facts: Any) -> bytes:
-    """Return a frame of requests of one action; what several of them share is in it once."""
-    places: dict[tuple[int, ...], int] = {}
-    blobs: list[bytes] = []
-    where: list[int] = []
-    for request in requests:
-        same = tuple(map(id, (request.incoming, request.proxy, request.roll, request.keys)))
-        if same not in places:
-            places[same] = len(blobs)
-            blobs.append(recorddict_to_proto(request_records(request)).SerializeToString())
-        where.append(places[same])
-    header = {
-        "action": requests[0].action.value,
-        "clients": [request.client for request in requests],
-        "where": where,
-    }
-    return pack(header | facts, blobs)
+def of_requests(
+    shares: Mapping[int, Sequence[Request]], facts: Mapping[str, Any]
+) -> dict[int, Frame]:
+    """Return a frame for each share of some requests of one action.
+
+    What several requests hold in common is serialised once; it is in a frame once, and the same
+    byte string in all frames.
+    """
+    made: dict[tuple[int, ...], bytes] = {}
+    frames: dict[int, Frame] = {}
+    for n, requests in shares.items():
+        places: dict[tuple[int, ...], int] = {}
+        where: list[int] = []
+        for request in requests:
+            same = tuple(map(id, (request.incoming, request.proxy, request.roll, request.keys)))
+            if same not in made:
+                records = recorddict_to_proto(request_records(request))
+                made[same] = records.SerializeToString()
+            where.append(places.setdefault(same, len(places)))
+        header = {
+            "action": requests[0].action.value,
+            "clients": [request.client for request in requests],
+            "where": where,
+        }
+        frames[n] = (header | dict(facts), [made[same] for same in places])
+    return frames
 
 
 def to_requests(header: dict[str, Any], blobs: Sequence[bytes]) -> list[Request]:
@@ -116,7 +129,6 @@ def of_harvests(harvests: Sequence[Harvest], *, method: Method) -> bytes:
     headers: list[dict[str, Any]] = []
     blobs: list[bytes] = []
     for harvest in harvests:
-        uploads = {str(client): stored(upload) for client, upload in harvest.uploads.items()}
         tensors, facts = ({}, None) if harvest.state is None else method.to_tensors(harvest.state)
         headers.append(
             {
@@ -125,10 +137,14 @@ def of_harvests(harvests: Sequence[Harvest], *, method: Method) -> bytes:
                 "facts": facts,
                 "tallies": harvest.tallies,
                 "bytes_up": harvest.bytes_up,
+                "refused": harvest.refused,
+                "arrivals": list(harvest.arrivals.items()),
+                "spent": list(harvest.spent.items()),
             }
         )
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        blobs += [save(tensors) if tensors else b"", to_bytes(uploads) if uploads else b""]
+        sums = save(tensors) if tensors else b""
+        blobs += [sums, _stored(harvest.uploads), _stored(harvest.late)]
     return pack({"harvests": headers}, blobs)
 
 
@@ -137,8 +153,7 @@ def to_harvests(data: bytes, *, method: Method) -> list[Harvest]:
     header, blobs = unpack(data)
     found: list[Harvest] = []
     for n, facts in enumerate(header["harvests"]):
-        sums, uploads = blobs[2 * n], blobs[2 * n + 1]
-        parts = from_bytes(uploads) if uploads else {}
+        sums, uploads, late = blobs[3 * n : 3 * n + 3]
         state = None
         if facts["facts"] is not None:
             state = method.from_tensors(load(sums), facts["facts"])
@@ -147,9 +162,23 @@ def to_harvests(data: bytes, *, method: Method) -> list[Harvest]:
                 answered=facts["answered"],
                 failures=[(client, reason) for client, reason in facts["failures"]],
                 state=state,
-                uploads={int(c): content_of(part) for c, part in parts.items()},  # pyright: ignore[reportArgumentType]
+                uploads=_uploads(uploads),
                 tallies=Counter(facts["tallies"]),
                 bytes_up=Counter(facts["bytes_up"]),
+                refused=[(client, reason) for client, reason in facts["refused"]],
+                late=_uploads(late),
+                arrivals=dict(facts["arrivals"]),
+                spent={client: (seconds, joules) for client, (seconds, joules) in facts["spent"]},
             )
         )
     return found
+
+
+def _stored(uploads: Mapping[int, Upload]) -> bytes:
+    parts = {str(client): stored(upload) for client, upload in uploads.items()}
+    return to_bytes(parts) if parts else b""
+
+
+def _uploads(data: bytes) -> dict[int, Upload]:
+    parts = from_bytes(data) if data else {}
+    return {int(client): content_of(part) for client, part in parts.items()}  # pyright: ignore[reportReturnType]

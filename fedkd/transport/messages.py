@@ -127,6 +127,23 @@ class Reply:
     error: str = ""
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Delivery:
+    """One reply as it reaches the server.
+
+    Attributes:
+        client: whose authenticated channel it came over, whatever the reply says.
+        round: whose request it answers, by its envelope: the token of the round.
+        reply: what its bytes said; an error where they could not be read.
+        seconds: when it came, in virtual seconds after the round began.
+    """
+
+    client: int
+    round: int
+    reply: Reply
+    seconds: float = 0.0
+
+
 class ErrorCode:
     """Codes of failed replies; the reason carries an exception's type and nothing of its text."""
 

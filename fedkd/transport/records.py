@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from flwr.common.serde import recorddict_to_proto
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as Proto
 
 from fedkd.transport.codes import RecordError
 from fedkd.transport.content import (
-    Header,
-    arrays_of,
     content_header,
     put_content,
     rows_of,
@@ -19,10 +18,22 @@ from fedkd.transport.content import (
     to_tensor,
 )
 from fedkd.transport.messages import Action, Hello, Keys, Reply, Request, Roll
+from fedkd.transport.reading import (
+    Header,
+    Limits,
+    arrays_of,
+    check_sizes,
+    one_of,
+    text,
+    truth,
+    whole,
+)
 from fedkd.types import NOBODY, SCHEMA, Consensus, Knowledge, ProxySet, ProxySource
 
 CONTROL, METRICS = "control", "metrics"
 KEYS, MASKED, ROLL = "keys", "masked", "roll"
+ANY = Limits()
+"""What is read of a message while nothing is known of what it should be about."""
 
 
 def request_header(request: Request) -> Header:
@@ -57,20 +68,23 @@ def request_records(request: Request) -> RecordDict:
     return records
 
 
-def read_request(records: RecordDict, *, action: Action, client: int) -> Request:
-    """Rebuild a request; RecordError when it is newer or incomplete."""
+def read_request(
+    records: RecordDict, *, action: Action, client: int, limits: Limits = ANY
+) -> Request:
+    """Rebuild a request; RecordError when it is newer, incomplete, misshapen or too large."""
+    check_sizes(records, limits)
     header = _header(records)
-    incoming = take_content(records, header)
+    incoming = take_content(records, header, limits)
     if isinstance(incoming, Knowledge):
         raise RecordError("a request carries knowledge; only replies do")
     return Request(
         action=action,
         client=client,
-        round=int(header["round"]),
+        round=whole(header, "round"),
         incoming=incoming,
-        proxy=_take_proxy(records, header, client=client),
-        closing=bool(header["closing"]),
-        roll=_take_roll(records),
+        proxy=_take_proxy(records, header, client=client, limits=limits),
+        closing=truth(header, "closing"),
+        roll=_take_roll(records, limits),
         keys=_take_keys(records),
         hello=_take_hello(header),
     )
@@ -91,23 +105,35 @@ def reply_records(reply: Reply) -> RecordDict:
     return records
 
 
-def read_reply(records: RecordDict) -> Reply:
-    """Rebuild a reply; RecordError when it is newer or incomplete."""
+def read_reply(records: RecordDict, limits: Limits = ANY) -> Reply:
+    """Rebuild a reply; RecordError when it is newer, incomplete, misshapen or too large."""
+    check_sizes(records, limits)
     header = _header(records)
-    upload = take_content(records, header)
+    upload = take_content(records, header, limits)
     if isinstance(upload, Consensus):
         raise RecordError("a reply carries a consensus; only requests do")
-    client, arrays = int(header["client"]), arrays_of(records)
-    measured = records.metric_records.get(METRICS, MetricRecord())
+    client, arrays = whole(header, "client"), arrays_of(records)
+    found = records.get(METRICS)
+    measured = found if isinstance(found, MetricRecord) else MetricRecord()
     return Reply(
         client=client,
         upload=upload,
-        contribution=_take_proxy(records, header, client=client),
+        contribution=_take_proxy(records, header, client=client, limits=limits),
         metrics={name: _number(name, value) for name, value in measured.items()},
         key=to_tensor(arrays[KEYS], "public") if KEYS in arrays else None,
         masked=to_tensor(arrays[MASKED], "words") if MASKED in arrays else None,
         hello=_take_hello(header),
     )
+
+
+def bytes_of_reply(reply: Reply) -> bytes:
+    """Return a reply as the bytes that travel."""
+    return recorddict_to_proto(reply_records(reply)).SerializeToString()
+
+
+def reply_of_bytes(data: bytes) -> Reply:
+    """Rebuild a reply; damaged bytes raise all kinds of errors."""
+    return read_reply(recorddict_from_proto(Proto.FromString(data)))
 
 
 def count_bytes(records: RecordDict) -> dict[str, int]:
@@ -151,11 +177,15 @@ def _put_proxy(records: RecordDict, proxy: ProxySet | None) -> None:
     records["proxy"] = ArrayRecord(arrays)
 
 
-def _take_proxy(records: RecordDict, header: Header, *, client: int) -> ProxySet | None:
+def _take_proxy(
+    records: RecordDict, header: Header, *, client: int, limits: Limits
+) -> ProxySet | None:
     record = arrays_of(records).get("proxy")
     if record is None:
         return None
     inputs, ids, owner = to_tensor(record, "inputs"), to_tensor(record, "ids"), None
+    if inputs.dim() < 1 or ids.shape != inputs.shape[:1] or len(inputs) > limits.rows:
+        raise RecordError(f"{tuple(inputs.shape)} inputs with {tuple(ids.shape)} ids")
     if "own" in record:
         owner = torch.full((len(inputs),), NOBODY)
         owner[rows_of(record, "own", len(inputs))] = client
@@ -163,8 +193,8 @@ def _take_proxy(records: RecordDict, header: Header, *, client: int) -> ProxySet
         inputs=inputs,
         ids=ids,
         owner=owner,
-        source=ProxySource(str(header["proxy.source"])),
-        version=int(header["proxy.version"]),
+        source=one_of(ProxySource, header, "proxy.source"),
+        version=whole(header, "proxy.version"),
     )
 
 
@@ -179,9 +209,9 @@ def _take_hello(header: Header) -> Hello | None:
     if "hello.version" not in header:
         return None
     return Hello(
-        version=str(header["hello.version"]),
-        scenario=str(header["hello.scenario"]),
-        simulated=bool(header["hello.simulated"]),
+        version=text(header, "hello.version"),
+        scenario=text(header, "hello.scenario"),
+        simulated=truth(header, "hello.simulated"),
     )
 
 
@@ -194,13 +224,14 @@ def _put_roll(records: RecordDict, roll: Roll | None) -> None:
     records[ROLL] = ConfigRecord(dict(facts))
 
 
-def _take_roll(records: RecordDict) -> Roll | None:
+def _take_roll(records: RecordDict, limits: Limits) -> Roll | None:
     facts = records.get(ROLL)
     if not isinstance(facts, ConfigRecord):
         return None
-    members, attempt, n_rows = facts["members"], facts["attempt"], facts["n_rows"]
-    if not isinstance(members, list) or not isinstance(attempt, int) or not isinstance(n_rows, int):
-        raise RecordError(f"a roll of {members!r}, attempt {attempt!r}, {n_rows!r} rows")
+    members, attempt = facts.get("members"), whole(facts, "attempt", of="the roll's ")
+    n_rows = whole(facts, "n_rows", most=limits.rows, of="the roll's ")
+    if not isinstance(members, list) or not all(isinstance(n, int) for n in members):
+        raise RecordError("a roll without its members")
     record = arrays_of(records).get(MASKED)
     rows = None if record is None else rows_of(record, "rows", n_rows)
     return Roll(members=tuple(int(member) for member in members), attempt=attempt, rows=rows)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from fedkd.transport.codes import WIRE_TYPES, narrow_type, packed_bytes
-from fedkd.transport.content import MASKS, Header, all_ones, kind_of
+from fedkd.transport.content import MASKS, all_ones, kind_of
 from fedkd.transport.messages import Reply, Request, Roll
+from fedkd.transport.reading import Header
 from fedkd.transport.records import (
     CONTROL,
     KEYS,

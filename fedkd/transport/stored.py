@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from fedkd.transport.codes import (
     unpacked,
     widened,
 )
+from fedkd.transport.reading import Limits, number, one_of, parsed, text, whole
 from fedkd.types import (
     SCHEMA,
     Broadcast,
@@ -86,36 +88,36 @@ def stored(record: Upload | Broadcast) -> Stored:
 
 def content_of(parts: Stored) -> Upload | Broadcast:
     """Return the record that :func:`stored` was given; RecordError when it is none."""
-    tensors, facts = parts.tensors, parts.facts
-    if facts["kind"] == "update":
-        arrays = {name: tensors[name] for name in facts["order"]}
-        return Update(arrays=arrays, weight=facts["weight"])
-    rows, space = widened(tensors["rows"]), Space(facts["space"])
-    told, temperature = tensors.get("row_temperatures"), float(facts["temperature"])
-    wire = Wire(facts.get("wire", Wire.FLOAT32.value))
-    if facts["kind"] == "consensus":
+    facts, kind = parts.facts, text(parts.facts, "kind")
+    if kind == "update":
+        order = facts.get("order")
+        if not isinstance(order, list) or not all(isinstance(name, str) for name in order):
+            raise RecordError("an update without the order of its parameters")
+        arrays = {name: _part(parts, name) for name in order}
+        return Update(arrays=arrays, weight=number(facts, "weight"))
+    rows, space = _ints(parts, "rows"), one_of(Space, facts, "space")
+    told, temperature = parts.tensors.get("row_temperatures"), number(facts, "temperature")
+    wire = one_of(Wire, {"wire": Wire.FLOAT32.value, **facts}, "wire")
+    if kind == "consensus":
         return Consensus(
             rows=rows,
-            scores=tensors["scores"].float(),
+            scores=_scores(parts, len(rows)),
             space=space,
             temperature=temperature,
-            keepers=widened(tensors["keepers"]) if "keepers" in tensors else None,
+            keepers=_ints(parts, "keepers") if "keepers" in parts.tensors else None,
             row_temperatures=told,
             wire=wire,
         )
-    if facts["kind"] != "knowledge":
-        raise RecordError(f"a record of the kind {facts['kind']!r}")
-    scores = tensors["scores"]
-    if "columns" in facts:
-        scores = unpacked(scores, facts["bits"], shape=(len(rows), facts["columns"]))
+    if kind != "knowledge":
+        raise RecordError(f"a record of the kind {kind!r}")
     return Knowledge(
         rows=rows,
-        scores=scores.float(),
-        weights=tensors.get("weights", torch.ones(len(rows))),
+        scores=_scores(parts, len(rows)),
+        weights=parts.tensors.get("weights", torch.ones(len(rows))),
         space=space,
         temperature=temperature,
-        classes=widened(tensors["classes"]) if "classes" in tensors else None,
-        bits=facts["bits"],
+        classes=widened(_part(parts, "classes")) if "classes" in parts.tensors else None,
+        bits=None if facts.get("bits") is None else whole(facts, "bits"),
         row_temperatures=told,
         wire=wire,
     )
@@ -136,15 +138,17 @@ def stored_proxy(proxy: ProxySet) -> Stored:
 
 
 def proxy_of(parts: Stored) -> ProxySet:
-    """Return the proxy set that :func:`stored_proxy` was given."""
-    facts = parts.facts
+    """Return the proxy set that :func:`stored_proxy` was given; RecordError when it is none."""
+    inputs, ids, facts = _part(parts, "inputs"), _part(parts, "ids"), parts.facts
+    if inputs.dim() < 1 or ids.shape != inputs.shape[:1]:
+        raise RecordError(f"{tuple(inputs.shape)} inputs with {tuple(ids.shape)} ids")
     return ProxySet(
-        inputs=parts.tensors["inputs"],
-        ids=parts.tensors["ids"],
+        inputs=inputs,
+        ids=ids,
         owner=parts.tensors.get("owner"),
-        source=ProxySource(facts["source"]),
-        version=facts["version"],
-        rows_per_input=facts["rows_per_input"],
+        source=one_of(ProxySource, facts, "source"),
+        version=whole(facts, "version"),
+        rows_per_input=whole(facts, "rows_per_input"),
     )
 
 
@@ -165,8 +169,10 @@ def traffic_of(parts: Mapping[str, Stored]) -> Traffic:
     sent, words, uploads = None, dict[int, Tensor](), dict[int, Upload]()
     for part, one in parts.items():
         kind, _, client = part.partition(".")
+        if client and not client.isdecimal():
+            raise RecordError(f"{part!r} names no client")
         if kind == "masked" and client:
-            words[int(client)] = one.tensors["words"]
+            words[int(client)] = _part(one, "words")
         elif kind == "upload":
             content = content_of(one)
             if isinstance(content, Consensus):
@@ -178,7 +184,7 @@ def traffic_of(parts: Mapping[str, Stored]) -> Traffic:
                 raise RecordError("the broadcast is knowledge")
     masked = None
     if "masked" in parts:
-        masked = MaskedUploads(rows=widened(parts["masked"].tensors["rows"]), words=words)
+        masked = MaskedUploads(rows=_ints(parts["masked"], "rows"), words=words)
     return Traffic(uploads=uploads, masked=masked, broadcast=sent)
 
 
@@ -190,17 +196,52 @@ def to_bytes(parts: Mapping[str, Stored]) -> bytes:
 
 
 def from_bytes(data: bytes) -> dict[str, Stored]:
-    """Return the records of a file by part; RecordError for another schema than ours."""
-    header = json.loads(data[_HEADER_BYTES:][: int.from_bytes(data[:_HEADER_BYTES], "little")])
-    told = json.loads(header.get("__metadata__", {}).get("fedkd", "{}"))
+    """Return the records of a file by part; RecordError for anything but a file of ours."""
+    header = parsed(data[_HEADER_BYTES:][: int.from_bytes(data[:_HEADER_BYTES], "little")])
+    about = header.get("__metadata__")
+    told = parsed(text(about, "fedkd").encode()) if isinstance(about, dict) else {}
     if told.get("schema") != SCHEMA:
         raise RecordError(f"schema {told.get('schema')!r}; this fedkd reads {SCHEMA}")
-    found: dict[str, dict[str, Tensor]] = {part: {} for part in told["parts"]}
+    parts = told.get("parts")
+    if not isinstance(parts, dict) or not all(isinstance(f, dict) for f in parts.values()):
+        raise RecordError("a file that does not say what is in it")
+    found: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
     longest_first = sorted(found, key=len, reverse=True)
-    for name, tensor in load(data).items():
-        part = next(part for part in longest_first if name.startswith(f"{part}."))
+    try:
+        tensors = load(data)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise RecordError(f"no safetensors file ({type(error).__name__})") from None
+    for name, tensor in tensors.items():
+        part = next((part for part in longest_first if name.startswith(f"{part}.")), None)
+        if part is None:
+            raise RecordError("a tensor that belongs to no part of its file")
         found[part][name.removeprefix(f"{part}.")] = tensor
-    return {part: Stored(tensors=t, facts=told["parts"][part]) for part, t in found.items()}
+    return {part: Stored(tensors=t, facts=parts[part]) for part, t in found.items()}
+
+
+def _part(parts: Stored, name: str) -> Tensor:
+    if name not in parts.tensors:
+        raise RecordError(f"tensor {name!r} is missing")
+    return parts.tensors[name]
+
+
+def _ints(parts: Stored, name: str) -> Tensor:
+    """Return whole numbers, int64, of one dimension."""
+    found = widened(_part(parts, name))
+    if found.dim() != 1:
+        raise RecordError(f"{name!r} of {found.dim()} dimensions")
+    return found
+
+
+def _scores(parts: Stored, n_rows: int) -> Tensor:
+    """Return float32 scores ``[n_rows, classes]``, unpacked where they are of a few bits."""
+    scores, facts = _part(parts, "scores"), parts.facts
+    if "columns" in facts:
+        columns, bits = whole(facts, "columns", most=Limits.classes), whole(facts, "bits")
+        scores = unpacked(scores, bits, shape=(n_rows, columns))
+    if scores.dim() < 1 or len(scores) != n_rows:
+        raise RecordError(f"{tuple(scores.shape)} scores for {n_rows} rows")
+    return scores.float()
 
 
 def _with_codes(

@@ -11,7 +11,6 @@ import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedkd.privacy.ledger import Ledger
 from fedkd.results import RoundResult, summarise
 from fedkd.run_folder import RunFolder
 from fedkd.scenario import Scenario, from_json
@@ -20,8 +19,8 @@ from fedkd_server.rounds import run_rounds
 
 logger = logging.getLogger("flwr")
 
-Start = Callable[[Ledger], Iterator[RoundResult]]
-"""Starts the rounds, which charge the ledger they are given."""
+Start = Callable[[RunFolder], Iterator[RoundResult]]
+"""Starts the rounds of a run folder, or goes on with them."""
 Consumer = Callable[[Scenario, Start], None]
 """Starts a run and takes its stream to the end: records it, shows it, or both."""
 
@@ -35,8 +34,14 @@ def build_app(consume: Consumer) -> ServerApp:
         scenario = from_json(str(context.run_config[SCENARIO_KEY]))
         torch.set_num_threads(scenario.runtime.threads)
 
-        def start(ledger: Ledger) -> Iterator[RoundResult]:
-            return run_rounds(grid, scenario, ledger)
+        def start(folder: RunFolder) -> Iterator[RoundResult]:
+            return run_rounds(
+                grid,
+                scenario,
+                folder.ledger,
+                checkpoints=folder.checkpoints,
+                resumed=folder.resumed,
+            )
 
         consume(scenario, start)
 
@@ -44,12 +49,22 @@ def build_app(consume: Consumer) -> ServerApp:
 
 
 def record(scenario: Scenario, start: Start) -> None:
-    """Record a run under ``$FEDKD_RUNS`` (default ``runs/``) and log a line a round."""
-    folder = RunFolder.create(Path(os.environ.get("FEDKD_RUNS", "runs")), scenario)
+    """Record a run under ``$FEDKD_RUNS`` (default ``runs/``) and log a line a round.
+
+    ``$FEDKD_RUN_ID`` names it to the clients; ``$FEDKD_RESUME`` is the folder of a run to go on
+    with, from its newest checkpoint.
+    """
+    if "FEDKD_RESUME" in os.environ:
+        folder = RunFolder.reopen(Path(os.environ["FEDKD_RESUME"]))
+        for note in folder.resume():
+            logger.warning(note)
+    else:
+        runs = Path(os.environ.get("FEDKD_RUNS", "runs"))
+        folder = RunFolder.create(runs, scenario, run_id=os.environ.get("FEDKD_RUN_ID"))
     logger.info("run folder: %s", folder.path.resolve())
     with folder:
-        for result in folder.record(start(folder.ledger)):
-            figures = summarise([result])
+        for result in folder.record(start(folder)):
+            figures = summarise([result], adversaries=folder.scenario.attackers())
             logger.info("round %d: accuracy %s", result.round, figures["accuracy_mean"])
     logger.info("result hash: %s", folder.summary()["result_hash"])
 

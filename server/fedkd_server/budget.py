@@ -16,11 +16,14 @@ class Budget:
         scenario: with every noise multiplier known.
         ledger: what this run has released so far.
         n_rows: rows of the proxy set.
+        refused: clients whose own ledger says that its budget is spent; they are left out.
     """
 
-    def __init__(self, scenario: Scenario, ledger: Ledger, *, n_rows: int) -> None:
+    def __init__(
+        self, scenario: Scenario, ledger: Ledger, *, n_rows: int, refused: Collection[int] = ()
+    ) -> None:
         self._scenario, self._ledger, self._n_rows = scenario, ledger, n_rows
-        self._refused: set[int] = set()
+        self._refused = refused
 
     def admit(
         self,
@@ -47,6 +50,8 @@ class Budget:
         known = self._ledger.clients() if informed is None else informed
         for client in members:
             planned = releases(self._scenario, n_rows=self._n_rows, first=client not in known)
+            if self._scenario.noise_seed() is not None:  # done again, the round comes out the same
+                planned = self._ledger.unpaid(client, planned, round=round)
             if client in self._refused or self._exceeds(client, planned):
                 continue
             charges += [Charge(round=round, client=client, release=one) for one in planned]
@@ -54,10 +59,6 @@ class Budget:
         if len(admitted) >= at_least:
             self._ledger.add(charges)
         return admitted
-
-    def refuse(self, client: int) -> None:
-        """Leave a client out from now on: its own ledger says that its budget is spent."""
-        self._refused.add(client)
 
     def _exceeds(self, client: int, planned: Sequence[Release]) -> bool:
         kept, privacy = guard(self._scenario), self._scenario.privacy

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedkd.errors import RunStopped
-from fedkd.results import Failure
+from fedkd.results import Failure, Loss
 from fedkd.transport.batch import BatchGrid, Harvest, Intake, grouped
-from fedkd.transport.messages import Hello, Reply, Request
+from fedkd.transport.messages import Action, Hello, Reply, Request
+from fedkd.transport.reading import Limits, plain
 from fedkd.transport.records import count_bytes, read_reply, request_records
 from fedkd.transport.sizes import message_size
 from fedkd.types import ProxySet
+from fedkd_server.postbox import Postbox, Wait
 from fedkd_server.roll_call import RollCall
 
 
@@ -28,12 +31,16 @@ class Answers:
         failures: clients whose reply was an error or unreadable, or that did not answer.
         bytes_down: serialised bytes by kind, server to clients.
         bytes_up: serialised bytes by kind, clients to server.
+        refused: answers beside the one that counted.
+        overdue: answers to requests of the round before, from real clients, that came in this one.
     """
 
     replies: dict[int, Reply] = field(default_factory=dict[int, Reply])
     failures: list[Failure] = field(default_factory=list[Failure])
     bytes_down: Counter[str] = field(default_factory=Counter[str])
     bytes_up: Counter[str] = field(default_factory=Counter[str])
+    refused: list[Failure] = field(default_factory=list[Failure])
+    overdue: list[tuple[Request, Reply]] = field(default_factory=list[tuple[Request, Reply]])
 
 
 class Exchange:
@@ -43,17 +50,32 @@ class Exchange:
         simulated: the clients that let themselves be measured; none in a deployment.
     """
 
-    def __init__(self, grid: Grid, *, n_clients: int, greeting: Hello | None = None) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        n_clients: int,
+        greeting: Hello | None = None,
+        wait: Wait = Wait(),  # noqa: B008  frozen
+    ) -> None:
         self._grid, self._n_clients = grid, n_clients
+        self._postbox = Postbox(grid=grid, wait=wait)
         self.simulated: frozenset[int] = frozenset()
+        self._limits = Limits()
         self._nodes = self._handshake(n_clients, greeting)
 
     def ask(self, requests: Sequence[Request]) -> Answers:
-        """Send one request of one kind to each of some clients and wait for all of them."""
+        """Send one request of one kind to each of some clients and wait for the answers.
+
+        In a round, real clients have until the deadline. One that has not answered by then counts
+        as silent, and an older question than its newest is not worth its while any more.
+        """
         answers = Answers()
         if isinstance(self._grid, BatchGrid):
             self._ask_batch(self._grid, requests, answers)
             return answers
+        timed = bool(requests) and requests[0].round > 0 and not self.simulated
+        lifetime = self._postbox.wait.lifetime_s if timed else None
         messages: list[Message] = []
         packed: dict[tuple[int, ...], tuple[RecordDict, dict[str, int]]] = {}
         for request in requests:
@@ -65,11 +87,18 @@ class Exchange:
             records, sizes = packed[same]
             answers.bytes_down.update(sizes)
             node = self._nodes[request.client]
-            messages.append(
-                Message(records, node, request.action.value, group_id=str(request.round))
-            )
+            kind, group = request.action.value, str(request.round)
+            messages.append(Message(records, node, kind, ttl=lifetime, group_id=group))
         asked = {self._nodes[request.client]: request for request in requests}
-        self._collect(self._grid.send_and_receive(messages), asked, answers)
+        if not timed:
+            self._collect(self._grid.send_and_receive(messages), asked, answers)
+            return answers
+        heard, overdue = self._postbox.exchange(messages, requests)
+        self._collect(heard, asked, answers)
+        for request, message in overdue:
+            reply = self._read(message, Counter())
+            if not reply.error and request.action is Action.ROUND:
+                answers.overdue.append((request, reply))
         return answers
 
     def fold(
@@ -89,6 +118,10 @@ class Exchange:
             intake.take(group, [replies[request.client] for request in group], keep=keep)
             for group in grouped(requests, n_clients=self._n_clients)
         ]
+        if answers.overdue:
+            late = sorted(answers.overdue, key=lambda pair: pair[0].client)
+            harvests.append(intake.take_overdue([r for r, _ in late], [r for _, r in late]))
+        harvests[0].refused += [(f.client, f.reason) for f in answers.refused]
         return harvests, answers.bytes_down
 
     def learn(self, proxy: ProxySet, intake: Intake) -> None:
@@ -96,6 +129,12 @@ class Exchange:
         if isinstance(self._grid, BatchGrid):
             self._grid.learn(proxy)
         intake.learn(proxy)
+        self._limits = intake.limits()
+
+    def save(self, folder: Path) -> None:
+        """Let a simulation's clients write what they carry; others keep it themselves."""
+        if isinstance(self._grid, BatchGrid):
+            self._grid.save(folder)
 
     def forgotten(self) -> set[int]:
         """Return the clients that lost what they were sent since the last call."""
@@ -120,33 +159,42 @@ class Exchange:
     def _collect(
         self, messages: Iterable[Message], asked: dict[int, Request], answers: Answers
     ) -> None:
-        waiting = dict(asked)
+        waiting, n_round = dict(asked), {node: request.round for node, request in asked.items()}
         good: dict[int, Reply] = {}
         for message in messages:
-            request = waiting.pop(message.metadata.src_node_id, None)
-            if request is None:
+            node = message.metadata.src_node_id
+            if node not in asked:
                 continue
-            reason = ""
-            if message.has_error():
-                reason = message.error.reason or f"error code {message.error.code}"
+            client, other = asked[node].client, ""
+            if message.metadata.group_id != str(n_round[node]):
+                other = Loss.OTHER_ROUND.value
+            elif node not in waiting:
+                other = Loss.SECOND.value
+            if other:
+                answers.refused.append(Failure(n_round[node], client, other))
+                continue
+            del waiting[node]
+            reply = self._read(message, answers.bytes_up)
+            if reply.error:
+                answers.failures.append(Failure(n_round[node], client, reply.error))
             else:
-                answers.bytes_up.update(count_bytes(message.content))
-                try:
-                    good[request.client] = read_reply(message.content)
-                except (
-                    Exception
-                ) as error:  # whatever a client's bytes provoke is that client's failure
-                    reason = f"unreadable reply ({type(error).__name__})"
-            if reason:
-                answers.failures.append(
-                    Failure(round=request.round, client=request.client, reason=reason)
-                )
+                good[client] = reply
         for request in waiting.values():
-            answers.failures.append(
-                Failure(round=request.round, client=request.client, reason="no answer")
-            )
+            lost = Failure(request.round, request.client, Loss.NO_ANSWER.value)
+            answers.failures.append(lost)
         answers.replies = {client: good[client] for client in sorted(good)}
         answers.failures.sort(key=lambda failure: failure.client)
+
+    def _read(self, message: Message, bytes_up: Counter[str]) -> Reply:
+        """Return what a message says, or why it cannot be read as the reply's error."""
+        if message.has_error():
+            reason = plain(message.error.reason or "") or f"error code {message.error.code}"
+            return Reply(client=-1, error=reason)
+        try:
+            bytes_up.update(count_bytes(message.content))
+            return read_reply(message.content, self._limits)
+        except Exception as error:  # whatever a client's bytes provoke is that client's failure
+            return Reply(client=-1, error=f"unreadable reply ({type(error).__name__})")
 
     def _handshake(self, n_clients: int, greeting: Hello | None) -> dict[int, int]:
         """Return the node of every client id; RunStopped when they are not all there."""

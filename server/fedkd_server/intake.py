@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedkd.data.federation import load
+from fedkd.devices.clock import spent
+from fedkd.faults.channel import Channel
 from fedkd.methods.base import CoDistillation, MessageKind
-from fedkd.scenario import Scenario
+from fedkd.results import Loss
+from fedkd.scenario import LatePolicy, Scenario
 from fedkd.transport.batch import Harvest
-from fedkd.transport.messages import Reply, Request
+from fedkd.transport.messages import Delivery, Reply, Request
+from fedkd.transport.reading import Limits
 from fedkd.transport.sizes import message_size
 from fedkd.types import Broadcast, Knowledge, ProxySet, Upload
 from fedkd_server.oracle import Holdings
@@ -21,6 +25,8 @@ class UploadIntake:
 
     def __init__(self, scenario: Scenario) -> None:
         self._scenario, self._method = scenario, scenario.method
+        self._channel = Channel(scenario)
+        self._keeps_late = scenario.late_policy is LatePolicy.NEXT_ROUND
         self._proxy: ProxySet | None = None
         self._holdings: Holdings | None = None
 
@@ -42,23 +48,79 @@ class UploadIntake:
             wire=self._scenario.wire,
         )
 
+    def limits(self) -> Limits:
+        """Return the most that an upload may hold, as far as it is known by now."""
+        if self._method.message is not MessageKind.KNOWLEDGE or self._proxy is None:
+            return Limits()
+        n_classes = load(self._scenario.data).n_classes
+        return Limits.of_knowledge(n_rows=self._proxy.n_rows, n_classes=n_classes)
+
     def take(self, requests: Sequence[Request], replies: Sequence[Reply], *, keep: bool) -> Harvest:
-        """Check one group's replies, ascending by client, and fold or ``keep`` the uploads."""
+        """Check one group's replies, ascending by client, and fold or ``keep`` the uploads.
+
+        In a simulation the scenario's faults stand between the replies and what arrives.
+        """
+        harvest = Harvest()
+        arrived: dict[int, list[Delivery]] = {}
+        for request, reply in zip(requests, replies, strict=True):
+            took = spent(self._scenario, request, reply)
+            if took is not None:
+                harvest.spent[request.client] = (took.seconds, took.joules)
+        sent_at = {client: seconds for client, (seconds, _) in harvest.spent.items()}
+        for delivery in self._channel.carry(requests, replies, sent_at=sent_at):
+            arrived.setdefault(delivery.client, []).append(delivery)
+        for request in requests:
+            counted = _admitted(harvest, request, arrived.get(request.client, []))
+            if counted is None:
+                harvest.failures.append((request.client, Loss.NO_ANSWER.value))
+            else:
+                harvest.arrivals[request.client] = counted.seconds
+                self._take_one(harvest, request, counted, keep=keep)
+        return harvest
+
+    def take_overdue(self, requests: Sequence[Request], replies: Sequence[Reply]) -> Harvest:
+        """Check answers to requests of the round before that came in this one."""
         harvest = Harvest()
         for request, reply in zip(requests, replies, strict=True):
-            if reply.error:
-                harvest.failures.append((reply.client, reply.error))
-                continue
-            harvest.answered.append(reply.client)
-            harvest.bytes_up.update(message_size(reply))
-            try:
-                upload = self._sound(reply, request.incoming)
-            except UploadError as error:
-                harvest.failures.append((reply.client, f"dropped: {error}"))
-                continue
+            upload, _ = self._checked(harvest, request, reply)
             if upload is not None:
-                self._fold(harvest, reply.client, upload, keep=keep)
+                harvest.stand_ins[request.client] = upload
         return harvest
+
+    def _take_one(
+        self, harvest: Harvest, request: Request, delivery: Delivery, *, keep: bool
+    ) -> None:
+        deadline, client = self._scenario.deadline_s, request.client
+        late = deadline is not None and delivery.seconds > deadline
+        if late and not self._keeps_late:
+            harvest.failures.append((client, Loss.LATE.value))
+            return
+        upload, reason = self._checked(harvest, request, delivery.reply)
+        if not reason and late:
+            reason = Loss.LATE.value
+            if upload is not None:
+                harvest.late[client] = upload
+        if reason:
+            harvest.failures.append((client, reason))
+        elif upload is not None:
+            self._fold(harvest, client, upload, keep=keep)
+
+    def _checked(
+        self, harvest: Harvest, request: Request, reply: Reply
+    ) -> tuple[Upload | None, str]:
+        """Return a reply's upload and why it cannot be used; neither where none is due."""
+        if reply.error:
+            return None, reply.error
+        harvest.answered.append(request.client)
+        if reply.client != request.client:
+            return None, Loss.OTHER_CLIENT.value
+        try:
+            harvest.bytes_up.update(message_size(reply))
+            return self._sound(reply, request.incoming), ""
+        except UploadError as error:
+            return None, f"dropped: {error}"
+        except Exception as error:  # whatever an upload provokes is its client's failure
+            return None, f"dropped: {type(error).__name__}"
 
     def _sound(self, reply: Reply, sent: Broadcast | None) -> Upload | None:
         if self._method.message is MessageKind.KNOWLEDGE:
@@ -77,21 +139,61 @@ class UploadIntake:
         harvest.state = self._method.accumulate(harvest.state, upload, n_rows=n_rows)
 
 
-def merged(harvests: Sequence[Harvest], scenario: Scenario, *, n_rows: int) -> Harvest:
-    """Return all harvests as one: sums of sums, group by group."""
+def _admitted(harvest: Harvest, request: Request, arrived: Sequence[Delivery]) -> Delivery | None:
+    """Return the delivery that counts, the first for this round; every other one is refused."""
+    counted: Delivery | None = None
+    for delivery in arrived:
+        if delivery.round != request.round:
+            harvest.refused.append((request.client, Loss.OTHER_ROUND.value))
+        elif counted is not None:
+            harvest.refused.append((request.client, Loss.SECOND.value))
+        else:
+            counted = delivery
+    return counted
+
+
+def merged(
+    harvests: Sequence[Harvest],
+    scenario: Scenario,
+    *,
+    n_rows: int,
+    late: Mapping[int, Upload] | None = None,
+) -> Harvest:
+    """Return all harvests as one: sums of sums, group by group, and last who stands in.
+
+    ``late`` are uploads of the round before that missed it; each is used where its client gave
+    nothing usable in this round, and in no later one.
+    """
     whole, method = Harvest(), scenario.method
     state: Any = None
+    waiting = dict(late or {})
     for harvest in harvests:
         whole.answered += harvest.answered
         whole.failures += harvest.failures
+        whole.refused += harvest.refused
         whole.tallies.update(harvest.tallies)
         whole.bytes_up.update(harvest.bytes_up)
+        whole.late |= harvest.late
+        whole.arrivals |= harvest.arrivals
+        whole.spent |= harvest.spent
+        waiting |= harvest.stand_ins
         part = harvest.state
         for client, upload in harvest.uploads.items():
             whole.uploads[client] = upload
             part = method.accumulate(part, upload, n_rows=n_rows)
-        if part is not None:
-            state = part if state is None else method.merge(state, part)
-    whole.state = state
+        state = _added(scenario, state, part)
+    part = None
+    for client in sorted(waiting.keys() - (set(whole.answered) - {c for c, _ in whole.failures})):
+        whole.stand_ins[client] = whole.uploads[client] = waiting[client]
+        part = method.accumulate(part, waiting[client], n_rows=n_rows)
+    whole.state = _added(scenario, state, part)
     whole.failures.sort()
+    whole.refused.sort()
     return whole
+
+
+def _added(scenario: Scenario, state: Any, part: Any) -> Any:
+    """Return the state with a part of it more; None stands for no uploads."""
+    if state is None or part is None:
+        return part if state is None else state
+    return scenario.method.merge(state, part)

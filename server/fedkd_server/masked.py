@@ -7,7 +7,8 @@ is said in ``fedkd_clients.masking``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -43,13 +44,19 @@ class Gathered:
 
 
 class MaskedSums:
-    """Runs the protocol over an exchange, begun again whenever a member falls silent."""
+    """Runs the protocol over an exchange, begun again whenever a member falls silent.
+
+    Attributes:
+        keys: everybody's public keys, once gathered.
+        informed: clients that have them.
+    """
 
     def __init__(self, exchange: Exchange, scenario: Scenario, expected: Expected) -> None:
         self._exchange, self._n_min, self._expected = exchange, scenario.n_min, expected
         self._clients = scenario.participants()
-        self._keys: Keys | None = None
-        self._informed: set[int] = set()
+        self.keys: Keys | None = None
+        self.informed: set[int] = set()
+        self._first = 1
         self._roll = Roll(members=())
 
     def gather_keys(self, answers: Answers) -> None:
@@ -70,17 +77,27 @@ class MaskedSums:
                     "server_view=uploads"
                 )
         public = [key for reply in found.values() if (key := reply.key) is not None]
-        self._keys = Keys(clients=torch.tensor(list(found)), public=torch.stack(public))
+        self.keys = Keys(clients=torch.tensor(list(found)), public=torch.stack(public))
+
+    def recall(self, clients: Tensor, public: Tensor, informed: Iterable[int]) -> None:
+        """Take back the keys, and who has them, from a checkpoint.
+
+        Clients that outlived the server may have answered the round that it does again; a pad is
+        used once, so that the numbers of attempts go on from the clock.
+        """
+        self.keys, self.informed = Keys(clients=clients, public=public), set(informed)
+        if not self._exchange.simulated:
+            self._first = int(time.time())
 
     def opening(self, requests: Sequence[Request]) -> list[Request]:
         """Return a round's requests with the members named, and keys for those who lack them."""
         members = tuple(request.client for request in requests)
-        self._roll = Roll(members=members)
+        self._roll = Roll(members=members, attempt=self._first)
         return [
             replace(
                 request,
                 roll=self._roll,
-                keys=None if request.client in self._informed else self._keys,
+                keys=None if request.client in self.informed else self.keys,
             )
             for request in requests
         ]
@@ -95,7 +112,7 @@ class MaskedSums:
         Raises:
             RunStopped: fewer than n_min members are left, or their masks do not cancel.
         """
-        self._informed.update(answers.replies)
+        self.informed.update(answers.replies)
         roll, n_rows = self._roll, self._expected.n_rows
         parts = self._sound(answers.replies, (n_rows,), answers, round=round)
         while True:
@@ -139,7 +156,7 @@ class MaskedSums:
                 "(server_view=uploads can)"
             )
         withheld = int((counts > 0).sum()) - int((sums.keepers > 0).sum())
-        figures = {"rows_withheld": float(withheld), "attempts": float(attempt)}
+        figures = {"rows_withheld": float(withheld), "attempts": float(attempt - self._first + 1)}
         words = {client: torch.from_numpy(part) for client, part in parts.items()}
         return Gathered(sums=sums, masked=MaskedUploads(rows=rows, words=words), figures=figures)
 

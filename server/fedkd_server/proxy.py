@@ -9,7 +9,7 @@ from fedkd.errors import RunStopped
 from fedkd.results import Failure
 from fedkd.scenario import Scenario
 from fedkd.transport.messages import Action, Request
-from fedkd.types import NOBODY, ProxySet, ProxySource
+from fedkd.types import ProxySet, ProxySource
 from fedkd_server.exchange import Answers, Exchange
 from fedkd_server.validation import UploadError, check_contribution
 
@@ -32,22 +32,6 @@ def gather_proxy(exchange: Exchange, scenario: Scenario) -> tuple[ProxySet, Answ
         source=ProxySource.POOLED,
         rows_per_input=load(scenario.data).task.rows_per_input,
     ), answers
-
-
-def as_seen_by(proxy: ProxySet, client: int) -> ProxySet:
-    """Return the copy a client is sent: it learns which rows are its own, and no other owner."""
-    if proxy.owner is None:
-        return proxy
-    nobody = torch.full_like(proxy.owner, NOBODY)
-    owner = torch.where(proxy.owner == client, proxy.owner, nobody)
-    return ProxySet(
-        inputs=proxy.inputs,
-        ids=proxy.ids,
-        owner=owner,
-        source=proxy.source,
-        version=proxy.version,
-        rows_per_input=proxy.rows_per_input,
-    )
 
 
 def _accepted(

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from fedkd.errors import RunStopped
 from fedkd.transport.hello import OtherScenario, OtherVersion, agree
 from fedkd.transport.messages import Action, Hello, Request
+from fedkd.transport.reading import plain
 from fedkd.transport.records import read_reply, request_records
 
 logger = logging.getLogger("flwr")
@@ -82,7 +83,7 @@ class RollCall:
 
     def _hear(self, message: Message, *, name: str | None) -> None:
         if message.has_error():
-            raise _Refused(message.error.reason or f"error code {message.error.code}")
+            raise _Refused(plain(message.error.reason or "") or f"error code {message.error.code}")
         try:
             reply = read_reply(message.content)
         except Exception as error:  # whatever a client's bytes provoke is that client's failure
@@ -96,7 +97,7 @@ class RollCall:
             try:
                 agree(self._greeting, reply.hello)
             except (OtherVersion, OtherScenario) as error:
-                raise _Refused(f"client {client}: {error}") from None
+                raise _Refused(f"client {client}: {plain(str(error))}") from None
         self.nodes[client] = message.metadata.src_node_id
         if reply.hello is not None and reply.hello.simulated:
             self.simulated.add(client)

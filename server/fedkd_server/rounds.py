@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 from flwr.serverapp import Grid
 
+from fedkd.checkpoints import Checkpoint, Checkpoints
 from fedkd.data.federation import load
-from fedkd.errors import BudgetSpent, RunStopped
+from fedkd.errors import BudgetSpent
 from fedkd.methods.base import CoDistillation, MessageKind
 from fedkd.models.base import initialized, models
 from fedkd.privacy.ledger import Ledger
@@ -24,6 +25,7 @@ from fedkd.results import SERVER, Failure, Measurement, RoundResult, Traffic
 from fedkd.rng import noise_stream, torch_stream
 from fedkd.runtime import Kept
 from fedkd.scenario import Scenario
+from fedkd.steps import reached
 from fedkd.transport.batch import Harvest
 from fedkd.transport.codes import as_sent
 from fedkd.transport.hello import greeting
@@ -34,13 +36,21 @@ from fedkd_server.cohort import cohort
 from fedkd_server.exchange import Answers, Exchange
 from fedkd_server.intake import UploadIntake, merged
 from fedkd_server.masked import Gathered, MaskedSums
+from fedkd_server.memory import Memory
 from fedkd_server.oracle import Oracle
-from fedkd_server.proxy import as_seen_by, gather_proxy
+from fedkd_server.proxy import gather_proxy
 from fedkd_server.student import ServerStudent
+from fedkd_server.turnout import check_simulated, check_turnout, wait_of
+from fedkd_server.virtual_time import virtual_time
 
 
 def run_rounds(
-    grid: Grid, scenario: Scenario, ledger: Ledger | None = None
+    grid: Grid,
+    scenario: Scenario,
+    ledger: Ledger | None = None,
+    *,
+    checkpoints: Checkpoints | None = None,
+    resumed: Checkpoint | None = None,
 ) -> Iterator[RoundResult]:
     """Run a scenario over a grid.
 
@@ -48,6 +58,8 @@ def run_rounds(
         grid: carries messages to the clients and back.
         scenario: with every noise multiplier known (``privacy.plan.planned``).
         ledger: charged before every round; None keeps one in memory.
+        checkpoints: where one is written after each round; None writes none.
+        resumed: the checkpoint to go on from; None begins with set-up.
 
     Yields:
         One result for set-up (round 0) and one for each round. When no client may take part any
@@ -58,8 +70,13 @@ def run_rounds(
         RunStopped: too few clients answered.
     """
     run = _Run(grid, scenario, Ledger() if ledger is None else ledger)
-    yield run.set_up()
-    for n in range(1, scenario.rounds + 1):
+    if resumed is None:
+        yield run.set_up()
+    else:
+        run.resume(resumed)
+    for n in range(1 if resumed is None else resumed.round + 1, scenario.rounds + 1):
+        if checkpoints is not None and checkpoints.due(n - 1):
+            run.keep(checkpoints, n - 1)
         result = run.round(n)
         yield result
         if not result.cohort:
@@ -81,84 +98,124 @@ class _Run:
 
     def __init__(self, grid: Grid, scenario: Scenario, ledger: Ledger) -> None:
         self._scenario, self._method = scenario, scenario.method
-        self._exchange = Exchange(grid, n_clients=scenario.clients, greeting=greeting(scenario))
+        self._exchange = Exchange(
+            grid, n_clients=scenario.clients, greeting=greeting(scenario), wait=wait_of(scenario)
+        )
+        check_simulated(scenario, self._exchange.simulated)
         arrays = load(scenario.data)
         self._task = arrays.task
         self._input_shape = arrays.input_shape
-        self._proxy: ProxySet | None = None
-        self._has_proxy: set[int] = set()
-        self._broadcast: Broadcast | None = None
-        self._student: ServerStudent | None = None
+        self._now = Memory()
         self._oracle = Oracle(scenario, self._task, None)
         self._intake = UploadIntake(scenario)
-        self._masked: MaskedSums | None = None
         self._ledger, self._budget = ledger, Budget(scenario, ledger, n_rows=0)
 
     def set_up(self) -> RoundResult:
         """Gather the proxy set and make what round 1 starts from."""
         started, answers = time.perf_counter(), Answers()
         if self._method.message is MessageKind.KNOWLEDGE:
-            self._proxy, answers = gather_proxy(self._exchange, self._scenario)
-            self._exchange.learn(self._proxy, self._intake)
-            self._oracle = Oracle(self._scenario, self._task, self._proxy)
-            if self._scenario.server_model is not None:
-                self._student = ServerStudent(self._scenario.server_model, self._scenario)
-            if self._scenario.server_view is ServerView.SUMS:
-                self._masked = MaskedSums(self._exchange, self._scenario, self._intake.expected())
-                self._masked.gather_keys(answers)
+            proxy, answers = gather_proxy(self._exchange, self._scenario)
+            self._prepare(proxy)
+            if self._now.masked is not None:
+                self._now.masked.gather_keys(answers)
         else:
-            self._broadcast = self._method.opening(self._fresh_model())
+            self._now.broadcast = self._method.opening(self._fresh_model())
         figures = _bytes(down=answers.bytes_down, up=answers.bytes_up) | {
             "seconds": time.perf_counter() - started
         }
-        if self._proxy is not None:
-            self._budget = Budget(self._scenario, self._ledger, n_rows=self._proxy.n_rows)
-            figures["proxy_rows"] = self._proxy.n_rows
+        if self._now.proxy is not None:
+            figures["proxy_rows"] = self._now.proxy.n_rows
         return RoundResult(
             round=0,
             cohort=[],
             measurements=[Measurement(0, SERVER, k, float(v)) for k, v in figures.items()],
             failures=answers.failures,
-            digest=_digest(self._broadcast),
-            traffic=Traffic(broadcast=self._broadcast, proxy=self._proxy),
+            digest=_digest(self._now.broadcast),
+            traffic=Traffic(broadcast=self._now.broadcast, proxy=self._now.proxy),
+        )
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint in place of set-up."""
+        proxy = checkpoint.proxy()
+        if proxy is not None:
+            self._prepare(proxy)
+        self._now.recall(checkpoint.facts, checkpoint.parts())
+        self._settle()
+
+    def keep(self, checkpoints: Checkpoints, n: int) -> None:
+        """Write a checkpoint of the state after round ``n``."""
+        checkpoints.write(
+            n,
+            facts=self._now.facts(),
+            parts=self._now.parts(),
+            proxy=self._now.proxy,
+            clients=self._exchange.save,
+        )
+
+    def _prepare(self, proxy: ProxySet) -> None:
+        """Make what needs the proxy set."""
+        self._now.proxy = proxy
+        self._exchange.learn(proxy, self._intake)
+        self._oracle = Oracle(self._scenario, self._task, proxy)
+        if self._scenario.server_model is not None:
+            self._now.student = ServerStudent(self._scenario.server_model, self._scenario)
+        if self._scenario.server_view is ServerView.SUMS:
+            self._now.masked = MaskedSums(self._exchange, self._scenario, self._intake.expected())
+        self._settle()
+
+    def _settle(self) -> None:
+        self._budget = Budget(
+            self._scenario, self._ledger, n_rows=self._now.n_rows, refused=self._now.refused
         )
 
     def round(self, n: int) -> RoundResult:
         """Do one exchange and measure it."""
         started = time.perf_counter()
+        reached("begun", n)
+        self._now.has_proxy -= self._exchange.forgotten()
         wanted = cohort(self._scenario, self._scenario.participants(), round=n)
-        least = 1 if self._masked is None else self._scenario.n_min
-        members = self._budget.admit(wanted, round=n, at_least=least, informed=self._has_proxy)
+        least = 1 if self._now.masked is None else self._scenario.n_min
+        members = self._budget.admit(wanted, round=n, at_least=least, informed=self._now.has_proxy)
         if len(members) < least:
             return self._budget_spent(wanted, members, n)
+        reached("admitted", n)
         heard = self._listen(self._requests(members, n), n)
-        self._has_proxy.update(heard.harvest.answered)
+        reached("answered", n)
+        self._now.has_proxy.update(heard.harvest.answered)
+        self._now.has_proxy -= self._exchange.forgotten()
         spent = self._refusals(heard)
         members = [client for client in members if client not in spent]
         if len(members) < least:
             return self._budget_spent(wanted, members, n)
-        self._check_completion(heard, members, n)
+        stood_in = list(heard.harvest.stand_ins)
+        check_turnout(self._scenario, heard.failures, members=members, stood_in=stood_in, round=n)
         figures: dict[str, float] = {}
         if self._method.message is not MessageKind.NOTHING:
-            self._broadcast = self._combine(heard, n)
+            self._now.broadcast = self._combine(heard, n)
             figures |= self._about_broadcast(heard.harvest.tallies, n)
+        reached("combined", n)
         if heard.gathered is not None:
             figures |= heard.gathered.figures
         figures |= _bytes(down=heard.bytes_down, up=heard.harvest.bytes_up)
         figures["seconds"] = time.perf_counter() - started
         measurements = [Measurement(n, SERVER, name, value) for name, value in figures.items()]
+        measurements += virtual_time(self._scenario, heard.harvest, round=n)
+        measurements += self._about_clients(members, n)
+        reached("measured", n)
         return RoundResult(
             round=n,
             cohort=members,
-            measurements=measurements + self._about_clients(members, n),
+            measurements=measurements,
             failures=heard.failures,
+            refused=[Failure(n, *refused) for refused in heard.harvest.refused],
+            stood_in=stood_in,
             left_out=[client for client in wanted if client not in members],
-            digest=_digest(self._broadcast),
+            digest=_digest(self._now.broadcast),
             traffic=Traffic(
                 uploads=heard.harvest.uploads,
                 masked=None if heard.gathered is None else heard.gathered.masked,
-                broadcast=self._broadcast,
-                student=None if self._student is None else self._student.parameters(),
+                broadcast=self._now.broadcast,
+                student=None if self._now.student is None else self._now.student.parameters(),
             ),
         )
 
@@ -167,7 +224,7 @@ class _Run:
         refused = [f.client for f in heard.failures if f.reason == BudgetSpent.__name__]
         heard.failures[:] = [f for f in heard.failures if f.client not in refused]
         for client in refused:
-            self._budget.refuse(client)
+            self._now.refused.add(client)
         return refused
 
     def _budget_spent(self, wanted: Sequence[int], left: Sequence[int], n: int) -> RoundResult:
@@ -183,28 +240,28 @@ class _Run:
             cohort=[],
             measurements=self._about_clients([], n, closing=True),
             left_out=[client for client in wanted if client not in left],
-            digest=_digest(self._broadcast),
+            digest=_digest(self._now.broadcast),
             ended=ended,
         )
 
     def _requests(self, members: Sequence[int], n: int) -> list[Request]:
         requests = [self._request(client, n) for client in members]
-        return requests if self._masked is None else self._masked.opening(requests)
+        return requests if self._now.masked is None else self._now.masked.opening(requests)
 
     def _request(self, client: int, n: int) -> Request:
-        request = Request(action=Action.ROUND, client=client, round=n, incoming=self._broadcast)
-        if self._proxy is None or client in self._has_proxy:
+        request = Request(action=Action.ROUND, client=client, round=n, incoming=self._now.broadcast)
+        if self._now.proxy is None or client in self._now.has_proxy:
             return request
-        return replace(request, proxy=as_seen_by(self._proxy, client))
+        return replace(request, proxy=self._now.proxy.seen_by(client))
 
     def _listen(self, requests: Sequence[Request], n: int) -> _Heard:
-        if self._masked is not None:
+        if self._now.masked is not None:
             answers = self._exchange.ask(requests)
             refused = [f for f in answers.failures if f.reason == BudgetSpent.__name__]
             answers.failures = [f for f in answers.failures if f not in refused]
             gathered = None
             if len(requests) - len(refused) >= self._scenario.n_min:
-                gathered = self._masked.gathered(answers, round=n)
+                gathered = self._now.masked.gathered(answers, round=n)
             harvest = Harvest(answered=list(answers.replies), bytes_up=answers.bytes_up)
             failures = sorted([*answers.failures, *refused], key=lambda f: f.client)
             return _Heard(
@@ -215,20 +272,11 @@ class _Run:
             )
         keep = self._scenario.transcript is not Kept.NONE or not self._method.folds
         harvests, bytes_down = self._exchange.fold(requests, self._intake, keep=keep)
-        n_rows = 0 if self._proxy is None else self._proxy.n_rows
-        harvest = merged(harvests, self._scenario, n_rows=n_rows)
+        n_rows = 0 if self._now.proxy is None else self._now.proxy.n_rows
+        harvest = merged(harvests, self._scenario, n_rows=n_rows, late=self._now.late)
+        self._now.late = harvest.late
         failures = [Failure(n, client, reason) for client, reason in harvest.failures]
-        self._has_proxy -= self._exchange.forgotten()
         return _Heard(harvest=harvest, failures=failures, bytes_down=bytes_down)
-
-    def _check_completion(self, heard: _Heard, members: Sequence[int], n: int) -> None:
-        done = len(members) - len(heard.failures)
-        if done < self._scenario.min_completion * len(members):
-            first = "; ".join(f"client {f.client}: {f.reason}" for f in heard.failures[:5])
-            raise RunStopped(
-                f"round {n}: only {done} of {len(members)} clients completed, below "
-                f"min_completion={self._scenario.min_completion} ({first})"
-            )
 
     def _combine(self, heard: _Heard, n: int) -> Broadcast | None:
         rng = noise_stream(self._scenario.noise_seed(), "aggregation", round=n)
@@ -239,22 +287,22 @@ class _Run:
         return None if made is None else as_sent(made, self._scenario.wire)
 
     def _about_broadcast(self, tallies: Mapping[str, float], n: int) -> dict[str, float]:
-        broadcast = self._broadcast
+        broadcast = self._now.broadcast
         if isinstance(broadcast, Update):
             module = self._fresh_model()
             module.load_state_dict(broadcast.arrays)
             return self._oracle.model(module, device=torch.device("cpu"))
-        if not isinstance(broadcast, Consensus) or self._proxy is None:
+        if not isinstance(broadcast, Consensus) or self._now.proxy is None:
             return {}
         keepers = broadcast.keepers if broadcast.keepers is not None else torch.empty(0)
         figures = {
-            "coverage": len(broadcast) / max(1, self._proxy.n_rows),
-            "keepers_per_row": float(keepers.double().sum()) / max(1, self._proxy.n_rows),
+            "coverage": len(broadcast) / max(1, self._now.proxy.n_rows),
+            "keepers_per_row": float(keepers.double().sum()) / max(1, self._now.proxy.n_rows),
         }
         figures |= self._oracle.consensus(broadcast, tallies)
-        if self._student is not None:
-            self._student.learn(broadcast, self._proxy, round=n)
-            module = self._student.student.module
+        if self._now.student is not None:
+            self._now.student.learn(broadcast, self._now.proxy, round=n)
+            module = self._now.student.student.module
             figures |= self._oracle.model(module, device=torch.device("cpu"))
         return figures
 
@@ -265,8 +313,8 @@ class _Run:
         if not last and n % self._scenario.measure_every:
             return []
         clients = self._scenario.participants() if last else members
-        clients = [c for c in clients if self._proxy is None or c in self._has_proxy]
-        broadcast = self._broadcast
+        clients = [c for c in clients if self._now.proxy is None or c in self._now.has_proxy]
+        broadcast = self._now.broadcast
         return self._oracle.clients(self._exchange, clients, broadcast, round=n, closing=last)
 
     def _fresh_model(self) -> torch.nn.Module:

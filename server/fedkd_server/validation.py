@@ -51,6 +51,9 @@ def check_knowledge(upload: Upload | None, expected: Expected) -> Knowledge:
 
 
 def _check_shapes(upload: Knowledge, expected: Expected) -> None:
+    rows = upload.rows
+    if rows.dtype != torch.int64 or rows.dim() != 1:
+        raise UploadError("rows that are no list of whole numbers")
     if (upload.space, upload.temperature) != (expected.space, expected.temperature):
         raise UploadError("scores in another space or at another temperature")
     wire = expected.wire if upload.bits is None else Wire.FLOAT32
@@ -63,7 +66,6 @@ def _check_shapes(upload: Knowledge, expected: Expected) -> None:
         raise UploadError("scores of the wrong shape")
     if upload.weights.shape != upload.rows.shape:
         raise UploadError("as many weights as rows are needed")
-    rows = upload.rows
     if len(rows) and (int(rows[0]) < 0 or int(rows[-1]) >= expected.n_rows):
         raise UploadError("rows outside the proxy set")
     if bool((rows[1:] <= rows[:-1]).any()):
@@ -146,7 +148,7 @@ def check_contribution(
     if contribution is None:
         raise UploadError("no contribution in the reply")
     inputs, ids = contribution.inputs, contribution.ids
-    if ids.shape != inputs.shape[:1] or ids.dtype != torch.int64:
+    if inputs.dim() < 1 or ids.shape != inputs.shape[:1] or ids.dtype != torch.int64:
         raise UploadError("as many ids as inputs are needed")
     if len(torch.unique(ids)) < len(ids):
         raise UploadError("ids repeated")

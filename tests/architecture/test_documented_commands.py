@@ -14,7 +14,16 @@ from fedkd.reports.comparison.plan import plan
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PLACEHOLDERS = re.compile(r"[<>$]|FOLDER|my_|--plugin|NAME|\.\.\.|\| ")
-OPTIONS_WITH_VALUE = {"--out", "--device", "--jobs", "--at", "--figure", "--metric", "--plugin"}
+OPTIONS_WITH_VALUE = {
+    "--out",
+    "--device",
+    "--jobs",
+    "--at",
+    "--figure",
+    "--metric",
+    "--plugin",
+    "--to-accuracy",
+}
 
 
 def _quoted() -> list[tuple[str, str]]:

@@ -99,7 +99,7 @@ def test_a_state_comes_back_from_its_file(tiny, tmp_path, optimizer):
     kept = _trained(scenario)
     FileStore(tmp_path).put(0, kept)
     back = _fresh(scenario)
-    assert FileStore(tmp_path).get(0, back)
+    FileStore(tmp_path).get(0, back)
     assert torch.equal(back.row, kept.row)
     assert not torch.equal(_fresh(scenario).row, kept.row)
     assert kept.row[-1] > 0, "an optimiser that has stepped has a state"
@@ -110,10 +110,12 @@ def test_a_state_comes_back_from_its_file(tiny, tmp_path, optimizer):
 
 
 def test_a_client_never_stored_is_fresh(tiny, tmp_path):
-    scenario = tiny()
-    made, same = _fresh(scenario), _fresh(scenario)
-    assert not FileStore(tmp_path).get(3, made)
-    assert torch.equal(made.row, same.row)
+    scenario, store = tiny(), FileStore(tmp_path)
+    assert not store.holds(1)
+    learner = FleetLearner(scenario, store, device=CPU)
+    assert torch.equal(learner.state(0).row, _fresh(scenario).row)
+    learner.keep(0)
+    assert store.holds(0)
 
 
 def test_a_file_of_another_model_is_refused(tiny, tmp_path):
@@ -128,10 +130,8 @@ def test_clients_do_not_mix(tiny, tmp_path):
     scenario = tiny()
     store, kept = FileStore(tmp_path), _trained(scenario)
     store.put(0, kept)
-    untouched = _fresh(scenario)
-    assert not store.get(1, untouched)
-    assert untouched.proxy is None
-    assert untouched.weights is None
+    assert store.holds(0)
+    assert not store.holds(1)
 
 
 def test_a_new_proxy_version_replaces_the_old_one(tiny, tmp_path):
@@ -141,7 +141,7 @@ def test_a_new_proxy_version_replaces_the_old_one(tiny, tmp_path):
     state.proxy = replace(state.proxy, inputs=state.proxy.inputs + 100, version=5)
     store.put(0, state)
     back = _fresh(scenario)
-    assert FileStore(tmp_path).get(0, back)
+    FileStore(tmp_path).get(0, back)
     assert back.proxy.version == 5
     assert torch.equal(back.proxy.inputs, state.proxy.inputs)
 

@@ -21,6 +21,7 @@ EXPECTED_FAMILIES = {
     "attack",
     "canary family",
     "data set",
+    "device",
     "distiller",
     "feature space",
     "filter",

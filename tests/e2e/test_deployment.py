@@ -9,8 +9,8 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ import pytest
 from fedkd import certificates
 from fedkd.deployment.admission import Reason
 from fedkd.deployment.processes import descendants, environment, free_port, start, stop
+from fedkd.privacy.ledger import Ledger
+from fedkd.run_folder import LEDGER, read_events
 from fedkd.simulation import simulate
 
 BIN = Path(sys.executable).parent
@@ -97,8 +99,8 @@ class Server:
 
 
 @contextmanager
-def serving(place: Path, *scenario: str) -> Iterator[Server]:
-    port = free_port()
+def serving(place: Path, *scenario: str | Path, port: int | None = None) -> Iterator[Server]:
+    port = port or free_port()
     if not (place / "certs").exists():
         certificates.init(place / "certs", hosts=[], addresses=[], n_clients=3, days=2)
     options = ["--certs", "certs", "--state", "state", "--out", "runs", "--port", str(port)]
@@ -250,6 +252,41 @@ def test_three_clients_agree_as_in_a_simulation(server: Server, tmp_path: Path):
     logs = "".join((server.place / f"client-{n}.log").read_text() for n in range(3))
     assert "query.measure" not in logs
     assert "Traceback" not in logs
+
+
+def test_a_killed_server_goes_on_from_its_checkpoint_with_the_clients_joining_again(
+    tmp_path: Path,
+):
+    scenario = [*SCENARIO, "rounds=4"]
+    with serving(tmp_path, *scenario) as first, ExitStack() as joined_clients:
+        clients = [joined_clients.enter_context(ended(joined(first, n))) for n in range(3)]
+        first.said("round 1/4", seconds=400)
+        family = [first.process.pid, *descendants(first.process.pid)]
+        kill(family)
+        first.process.wait(timeout=10)
+        kill([clients[1].pid, *descendants(clients[1].pid)])
+        (run,) = (tmp_path / "runs").iterdir()
+        before = [e["round"] for e in read_events(run)]
+        assert before[-1] < 4
+        joined_clients.enter_context(ended(joined(first, 1)))
+        (tmp_path / "server.log").rename(tmp_path / "server-1.log")
+        with serving(tmp_path, "--resume", run, port=first.port) as second:
+            second.process.wait(timeout=500)
+            assert second.process.returncode == 0, second.log()
+    here = simulate(scenario, out=tmp_path / "simulated")
+    deployed = json.loads((run / "summary.json").read_text())
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [run.name]
+    assert _digests(run) == _digests(Path(here["run_dir"]))
+    assert (deployed["status"], deployed["failures"]) == ("finished", 0)
+    assert deployed["bytes_by_kind"] == here["bytes_by_kind"]
+    charges = Ledger(path=run / LEDGER).charges
+    assert charges == Ledger(path=Path(here["run_dir"]) / LEDGER).charges
+
+
+def kill(pids: Sequence[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _digests(run: Path) -> list[str]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
 import pytest
 import torch
-from fedkd_server.app import build_app
+from fedkd_server.rounds import run_rounds
+from flwr.serverapp import ServerApp
 
 from fedkd.results import RoundResult, result_hash
 from fedkd.scenario import Scenario, to_json
 from fedkd.simulation import n_workers_of, simulation_grid
+from fedkd.transport.frame_grid import DIED
 from fedkd.transport.inprocess import run_on
-from fedkd.transport.workers import DIED, WorkerGrid
+from fedkd.transport.workers import WorkerGrid
 
 SCENARIOS = {
     "edgefd, pooled": ("method=edgefd",),
@@ -37,16 +40,23 @@ def _run(scenario: Scenario, *, workers: int) -> list[RoundResult]:
     results: list[RoundResult] = []
     grid = simulation_grid(scenario, n_workers=workers)
 
-    def consume(_: Scenario, start) -> None:
-        from fedkd.privacy.ledger import Ledger
-
-        results.extend(start(Ledger()))
-
     try:
-        run_on(grid, build_app(consume), scenario_json=to_json(scenario))
+        run_on(grid, _server(scenario, results.append), scenario_json=to_json(scenario))
     finally:
         grid.close()
     return results
+
+
+def _server(scenario: Scenario, take: Callable[[RoundResult], None]) -> ServerApp:
+    """Return a server app that hands over every result before it goes on, and keeps no folder."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid, context) -> None:
+        for result in run_rounds(grid, scenario):
+            take(result)
+
+    return app
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -73,17 +83,13 @@ def test_a_worker_that_dies_costs_its_clients_one_round_and_is_replaced(tiny):
     assert isinstance(grid, WorkerGrid)
     seen: list[RoundResult] = []
 
-    def consume(_: Scenario, start) -> None:
-        from fedkd.privacy.ledger import Ledger
-
-        for result in start(Ledger()):
-            seen.append(result)
-            if result.round == 1:
-                before = grid.process_ids()
-                os.kill(before[1], signal.SIGKILL)
+    def kill_one(result: RoundResult) -> None:
+        seen.append(result)
+        if result.round == 1:
+            os.kill(grid.process_ids()[1], signal.SIGKILL)
 
     try:
-        run_on(grid, build_app(consume), scenario_json=to_json(scenario))
+        run_on(grid, _server(scenario, kill_one), scenario_json=to_json(scenario))
     finally:
         grid.close()
     lost = {f.client for f in seen[2].failures if f.reason == DIED}

@@ -198,7 +198,7 @@ def test_bits_that_do_not_fit_are_refused(changes):
     quantized = replace(_knowledge([0, 2]), bits=3, scores=torch.tensor([[1.0, 0.0]] * 2))
     records = reply_records(Reply(client=0, upload=quantized))
     records["control"] = ConfigRecord({**records["control"], **changes})
-    with pytest.raises(RecordError, match="probabilities of"):
+    with pytest.raises(RecordError, match=r"probabilities of|more than is read"):
         read_reply(records)
 
 
@@ -383,5 +383,5 @@ def test_an_array_of_python_objects_is_never_unpickled():
     records["knowledge"] = ArrayRecord(
         {"scores": Array(dtype="object", shape=(1,), stype="numpy.ndarray", data=buffer.getvalue())}
     )
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(RecordError, match="'object' that is no plain numbers"):
         read_reply(records)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from fedkd.adversaries.loss_maximisation import LossMaximisation
 from fedkd.errors import ConfigError, RunStopped
+from fedkd.methods.base import methods
 from fedkd.results import Failure, Measurement, RoundResult, result_hash
 from fedkd.run_folder import (
     RunFolder,
@@ -197,3 +200,14 @@ def test_the_result_hash_leaves_times_out_and_nothing_else():
     hashes = {result_hash(rounds) for rounds in changed}
     assert len(hashes) == len(changed)
     assert result_hash([_round(1)]) not in hashes
+
+
+def test_adversary_clients_have_no_part_in_the_honest_mean(tmp_path):
+    liars = LossMaximisation(clients=(1,))
+    attacked = replace(SCENARIO, method=methods.get("fedmd")(), attack=liars)
+    folder = RunFolder.create(tmp_path, attacked)
+    _consume(folder, 3)
+    summary, table = read_summary(folder.path), read_metrics(folder.path)
+    assert (summary["accuracy_mean"], summary["accuracy_worst"]) == (0.25, 0.25)
+    assert summary["bytes_up"] == 300, "bytes are everybody's"
+    assert set(table[table.name == "accuracy"]["client"]) == {0, 1}, "each is still measured"

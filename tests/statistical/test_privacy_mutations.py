@@ -179,7 +179,7 @@ MUTATIONS = {
         new="simulated: bool = True",
         test="tests/clients/test_measuring.py::test_a_client_measures_for_nobody_unless_it_is"
         "_told_that_it_is_simulated",
-        because=r"DID NOT RAISE",
+        because=r"assert \(\'\', \{",
     ),
 }
 

@@ -71,7 +71,7 @@ def plan(arguments: Sequence[str], *, plugins: Sequence[str] = ()) -> Plan:
             many methods: ``method.aggregator=mean,median``. One value is an override for every
             run. A method with two settings is two methods, too:
             ``method=edgefd,{name: edgefd, distiller: {temperature: 1}}``.
-        plugins: passed on to the children; load them here first (``catalogue.load_plugins``).
+        plugins: passed on to the children; load them here first (``plugins.load_plugins``).
 
     Raises:
         ConfigError: a combination cannot be run; the message names it.

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedkd.catalogue import load_plugins
 from fedkd.errors import ConfigError
+from fedkd.plugins import load_plugins
 from fedkd.reports.comparison.plan import ComparedRun, plan, run_plan
 from fedkd.reports.comparison.table import rows
+from fedkd.reports.comparison.target import target_of
 from fedkd.reports.comparison.text import as_csv, as_json, as_latex, as_table
 from fedkd.reports.figures import ACCURACY, BITS, comparison_figure
 
@@ -27,6 +28,7 @@ class Options:
         jobs: runs at once; 0 means one a core.
         at: comma list of rounds to read besides the end; empty means the end alone.
         metric: the summary key that the end is compared by.
+        to_accuracy: a share that the time and energy to are told as well; empty for none.
         as_json: one JSON list as the last line instead of a table.
         latex: a LaTeX table instead.
         csv: CSV instead.
@@ -37,6 +39,7 @@ class Options:
     jobs: int
     at: str
     metric: str
+    to_accuracy: str
     as_json: bool
     latex: bool
     csv: bool
@@ -45,14 +48,14 @@ class Options:
 
 def compare(arguments: Sequence[str], options: Options, *, plugins: Sequence[str]) -> None:
     """Run what is missing and print the table on standard output, progress on standard error."""
-    at = _rounds(options.at)
+    at, target = _rounds(options.at), target_of(options.to_accuracy)
     load_plugins(plugins)
     planned = plan(arguments, plugins=plugins)
     done: list[ComparedRun] = []
     for run in run_plan(planned, out=options.out, jobs=options.jobs):
         done.append(run)
         _tell(run, len(done), len(planned.runs))
-    table = rows(done, metric=options.metric, at=at)
+    table = rows(done, metric=options.metric, at=at, to_accuracy=target)
     if options.as_json:
         sys.stdout.write(json.dumps(as_json(table)) + "\n")
     elif options.latex:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from scipy import stats
 from fedkd.errors import ConfigError
 from fedkd.registry import did_you_mean
 from fedkd.reports.comparison.plan import ComparedRun
+from fedkd.reports.comparison.target import mean_of, reached
 from fedkd.run_folder import read_metrics
 
 CONFIDENCE = 0.95
@@ -39,6 +40,10 @@ class Row:
         p: of the two-sided paired t-test; None with fewer than two common seeds, and when the
             difference is the same for every seed.
         runs: the run folders.
+        n_reached: how many of the runs came to ``--to-accuracy``; None where that was not asked.
+        rounds_to: rounds that those took, on average; None where none came to it.
+        seconds_to: the same in virtual seconds; None without devices and delays as well.
+        joules_to: the same in joules of all devices; None without devices as well.
     """
 
     method: str
@@ -55,10 +60,18 @@ class Row:
     diff_high: float | None
     p: float | None
     runs: list[str]
+    n_reached: int | None = None
+    rounds_to: float | None = None
+    seconds_to: float | None = None
+    joules_to: float | None = None
 
 
 def rows(
-    runs: Sequence[ComparedRun], *, metric: str = "accuracy_mean", at: Sequence[int] | None = None
+    runs: Sequence[ComparedRun],
+    *,
+    metric: str = "accuracy_mean",
+    at: Sequence[int] | None = None,
+    to_accuracy: float | None = None,
 ) -> list[Row]:
     """Return the table, in the order in which scenarios and methods were named.
 
@@ -66,6 +79,7 @@ def rows(
         runs: of one plan, in any order, all or some.
         metric: a number in ``summary.json``.
         at: rounds to report besides the end, read from the runs' tables as means over clients.
+        to_accuracy: also say, at the end, what it took to reach this share; None does not.
 
     Raises:
         ConfigError: no such metric, or a run did not measure it (at that round).
@@ -84,12 +98,28 @@ def rows(
                 method: {run.seed: _value(run, metric, n_round) for run in cell}
                 for method, cell in cells.items()
             }
-            table += [
+            found = [
                 _row(cell, values, metric=metric, n_round=n_round)
                 for cell in cells.values()
                 if cell
             ]
+            if to_accuracy is not None and n_round is None:
+                found = [_with_target(row, to_accuracy) for row in found]
+            table += found
     return table
+
+
+def _with_target(row: Row, accuracy: float) -> Row:
+    """Return a row that also says what its runs took to reach an accuracy."""
+    tried = [reached(Path(run), accuracy) for run in row.runs]
+    done = [one for one in tried if one is not None]
+    return replace(
+        row,
+        n_reached=len(done),
+        rounds_to=mean_of(done, lambda one: one.rounds),
+        seconds_to=mean_of(done, lambda one: one.seconds),
+        joules_to=mean_of(done, lambda one: one.joules),
+    )
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:

@@ -18,6 +18,7 @@ from fedkd.reports.comparison.table import Row
 
 NOTHING = "-"
 NAMES = ("scenario", "method")
+TO_TARGET = ("reached", "rounds", "virtual s", "J")
 SHARES = ("accuracy", "coverage", "keep_precision", "keep_recall")
 LATEX = str.maketrans(
     {c: "\\" + c for c in "_%&#${}"}
@@ -84,6 +85,7 @@ def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Return header and body as text; scenario and round only where there are several."""
     scenarios = len({row.scenario for row in rows}) > 1
     rounds = any(row.round is not None for row in rows)
+    targets = any(row.n_reached is not None for row in rows)
     header = ["scenario"] * scenarios + ["method"] + ["round"] * rounds
     body = [
         [
@@ -94,10 +96,22 @@ def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             _with_error(row.mean, row.ci_high, row.metric),
             _with_error(row.diff, row.diff_high, row.metric, sign="+"),
             _p_text(row.p),
+            *(_to_target(row) if targets else []),
         ]
         for row in rows
     ]
-    return [*header, "seeds", "mean", "difference", "p"], body
+    return [*header, "seeds", "mean", "difference", "p", *(TO_TARGET if targets else ())], body
+
+
+def _to_target(row: Row) -> list[str]:
+    """Return what reaching the accuracy took, on average over the runs that did."""
+    if row.n_reached is None:
+        return [NOTHING] * len(TO_TARGET)
+    figures = (row.rounds_to, row.seconds_to, row.joules_to)
+    return [
+        f"{row.n_reached} of {row.n_seeds}",
+        *(NOTHING if figure is None else f"{figure:.4g}" for figure in figures),
+    ]
 
 
 def _with_error(mean: float | None, high: float | None, metric: str, *, sign: str = "") -> str:

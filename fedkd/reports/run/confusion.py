@@ -23,6 +23,7 @@ MATRIX = 12
 """Up to so many classes, a confusion is shown number by number."""
 BLANKS = {" ": "space", "\n": "newline", "\t": "tab"}
 """Characters of a text that nobody sees, by name."""
+OWN = "Clients gave own examples to the proxy set; their classes are known to nobody here."
 COMMONEST = 20
 """Mistakes that are listed of a confusion of many classes."""
 
@@ -59,8 +60,11 @@ def confusion(run: Path, scenario: Scenario) -> tuple[Confusion | None, str]:
         seen = Transcript.read(run).seen_by(Adversary.SERVER)
         last = seen.rounds()[-1]
         consensus, ids = seen.consensus(last), seen.proxy().ids.numpy()
+        arrays = arrays_of(scenario.layout())
+        if len(ids) and int(ids.max()) >= len(arrays.train_labels):
+            return None, OWN
         labels = true_labels(scenario.layout(), ids).ravel()
-        words = arrays_of(scenario.layout()).words
+        words = arrays.words
     except (ConfigError, MissingDataError) as error:
         return None, f"Not available here: {error}"
     return confusion_of(consensus, labels, words=words, round=last), ""

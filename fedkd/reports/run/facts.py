@@ -66,7 +66,8 @@ def gather(run: Path) -> RunFacts:
     """Read a run's folder; ConfigError when it is none."""
     scenario, privacy = read_scenario(run), explanation(run)
     rounds, notes = _rounds(run)
-    made = {**_asked(run, scenario), **summarise(rounds), **_claimed(privacy)}
+    figures = summarise(rounds, adversaries=scenario.attackers())
+    made = {**_asked(run, scenario), **figures, **_claimed(privacy)}
     try:
         summary = made | read_summary(run)
     except ConfigError:
@@ -107,6 +108,8 @@ def _rounds(run: Path) -> tuple[list[RoundResult], list[str]]:
                 cohort=event["cohort"],
                 measurements=[Measurement(**m) for m in event["measurements"]],
                 failures=[Failure(**f) for f in event["failures"]],
+                refused=[Failure(**f) for f in event.get("refused", [])],
+                stood_in=event.get("stood_in", []),
                 left_out=event.get("left_out", []),
                 digest=event["digest"],
                 ended=event.get("ended", ""),

@@ -39,8 +39,10 @@ from fedkd.reports.run.tables import (
     client_table,
     failure_table,
     left_out_table,
+    refused_table,
     result_tiles,
     round_table,
+    stood_in_table,
 )
 
 FILE = "report.html"
@@ -175,6 +177,7 @@ def _clients(found: RunFacts) -> Html:
     parts = [clients]
     failures, left_out = failure_table(found.rounds), left_out_table(found.rounds)
     parts.append(failures or paragraph("No client failed."))
+    parts += [stood_in_table(found.rounds), refused_table(found.rounds)]
     parts.append(left_out or paragraph("No client was left out for its privacy budget."))
     return joined(*parts)
 

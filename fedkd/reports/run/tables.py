@@ -10,7 +10,7 @@ from fedkd.reports.page import NOTHING, Html, Tile, table, tiles
 from fedkd.reports.privacy_explanation import ranges
 from fedkd.reports.run.facts import RunFacts
 from fedkd.reports.terminal import share, size
-from fedkd.results import RoundResult
+from fedkd.results import Failure, RoundResult
 
 KINDS = {
     "proxy": "inputs of the proxy set",
@@ -162,17 +162,33 @@ def _epsilon(spent: dict[int, float | None], client: int) -> str:
 
 def failure_table(rounds: Sequence[RoundResult]) -> Html:
     """Return which client failed when and why, equal reasons together; nothing when none did."""
+    failures = [failure for result in rounds for failure in result.failures]
+    return _reasons(failures, caption="Clients that were asked and gave nothing usable")
+
+
+def refused_table(rounds: Sequence[RoundResult]) -> Html:
+    """Return what came beside the upload that counted, by round and reason; nothing for none."""
+    refused = [failure for result in rounds for failure in result.refused]
+    return _reasons(refused, caption="Deliveries that were refused; they changed nothing")
+
+
+def _reasons(failures: Sequence[Failure], *, caption: str) -> Html:
     reasons: dict[tuple[int, str], list[int]] = {}
-    for result in rounds:
-        for failure in result.failures:
-            reasons.setdefault((result.round, failure.reason), []).append(failure.client)
+    for failure in failures:
+        reasons.setdefault((failure.round, failure.reason), []).append(failure.client)
     if not reasons:
         return Html("")
-    return table(
-        ["round", "clients", "reason"],
-        [[str(n), ranges(sorted(who)), why] for (n, why), who in reasons.items()],
-        caption="Clients that were asked and gave nothing usable",
-    )
+    rows = [[str(n), ranges(sorted(set(who))), why] for (n, why), who in reasons.items()]
+    return table(["round", "clients", "reason"], rows, caption=caption)
+
+
+def stood_in_table(rounds: Sequence[RoundResult]) -> Html:
+    """Return whose late upload was used in which round; nothing when none was."""
+    rows = [[str(result.round), ranges(result.stood_in)] for result in rounds if result.stood_in]
+    if not rows:
+        return Html("")
+    caption = "Late uploads of the round before that stood in for their clients"
+    return table(["round", "clients"], rows, caption=caption)
 
 
 def left_out_table(rounds: Sequence[RoundResult]) -> Html:
@@ -191,7 +207,7 @@ def round_table(rounds: Sequence[RoundResult]) -> Html:
     """Return one line a round: who took part, the figures of merit, bytes and seconds."""
     header = [
         "round", "clients", "accuracy", "bits", "teacher", "server", "coverage", "keepers", "up",
-        "down", "withheld", "attempts", "seconds",
+        "down", "withheld", "attempts", "virtual s", "J", "seconds",
     ]  # fmt: skip
     caption = "Means over clients where there are several values; round 0 is set-up"
     return _without_empty(header, [_round(result) for result in rounds], caption=caption)
@@ -225,5 +241,7 @@ def _round(result: RoundResult) -> list[str]:
         size(int(sent["down"])),
         shown("rows_withheld", ".0f"),
         shown("attempts", ".0f"),
+        shown("virtual_seconds", ".3g"),
+        shown("energy_j", ".4g"),
         shown("seconds", ".2f"),
     ]

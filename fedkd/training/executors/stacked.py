@@ -114,7 +114,13 @@ class Stacked(Executor):
         return not draws(module) and not has_buffers(module) and not recurrent
 
     def train(self, rows: Tensor, jobs: Sequence[Job], *, packing: Packing) -> None:
-        """Longest jobs first, so that those still at work are the first rows."""
+        """Longest jobs first, so that those still at work are the first rows.
+
+        Raises:
+            ValueError: the jobs do not share one lesson; the first one's would be taught to all.
+        """
+        if any(job.lesson is not jobs[0].lesson for job in jobs):
+            raise ValueError("the stacked executor teaches one lesson to all; use serial or lean")
         plans = [list(job.schedule()) for job in jobs]
         order = sorted(range(len(jobs)), key=lambda n: -len(plans[n]))
         sorted_rows = order == list(range(len(jobs)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from fedkd_server.proxy import as_seen_by
 from scipy.stats import kstest
 
 from fedkd.audit.views import Adversary, NotSeen
@@ -67,7 +66,7 @@ def test_a_client_knows_its_own_rows_and_no_keepers(plain):
     assert sorted(set(server.proxy().owner.tolist())) == [0, 1, 2]
     for client in range(3):
         view = plain.seen_by(Adversary.CLIENT, client=client)
-        seen, sent = view.proxy(), as_seen_by(server.proxy(), client)
+        seen, sent = view.proxy(), server.proxy().seen_by(client)
         assert torch.equal(seen.owner, sent.owner), "the copy that it was sent"
         assert set(seen.owner.tolist()) == {client, NOBODY}
         assert torch.equal(seen.inputs, sent.inputs)

@@ -185,3 +185,27 @@ def test_a_secret_in_many_examples_is_no_record_and_the_claim_says_so():
     assert said.level == 2
     assert [w for w in said.warnings if w.startswith(note)]
     assert not [w for w in _said(*DP).warnings if w.startswith("canaries")]
+
+
+@pytest.mark.parametrize("settings", [DP, GAUSSIAN])
+def test_nothing_is_claimed_for_adversary_clients(settings):
+    attacked = compose([*settings, "attack=loss_maximisation", "attack.clients=[1]"])
+    ledger, cohorts = _ran(attacked)
+    said = claim(attacked, ledger, cohorts)
+    assert said.sentence.startswith("each honest client")
+    assert said.warnings[0].startswith("clients [1] are adversaries")
+    assert not any("adversaries" in warning for warning in _said(*settings).warnings)
+    event = SampledGaussian(0.1, 0.9, 4000)
+    unit, channel = (said.unit, Channel.UPLOAD)
+    boundless = Release(what="test", unit=unit, channel=channel, event=event)
+    ledger.add([Charge(round=3, client=1, release=boundless)])
+    assert claim(attacked, ledger, cohorts).epsilon == said.epsilon, "client 1 is no part of it"
+    ledger.add([Charge(round=3, client=0, release=boundless)])
+    assert claim(attacked, ledger, cohorts).epsilon is None
+
+
+def test_the_noise_of_an_empirical_claim_is_that_of_honest_clients():
+    noisy = (*EXTERNAL, "method=fedmd", "protector=swing", "attack=loss_maximisation")
+    said = _said(*noisy, "clients=3", "attack.clients=[1]")
+    assert said.level == 1
+    assert "clients [1] are adversaries" in said.warnings[0]

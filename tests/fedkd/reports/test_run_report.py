@@ -14,14 +14,16 @@ import torch
 from typer.testing import CliRunner
 
 from fedkd.cli import app
+from fedkd.data.datasets.base import datasets
 from fedkd.errors import ConfigError
 from fedkd.reports.run.confusion import confusion_of, confusion_table
 from fedkd.reports.run.facts import KILLED, gather
 from fedkd.reports.run.report import write_run_report
-from fedkd.results import Failure, Measurement, RoundResult
+from fedkd.results import Failure, Measurement, RoundResult, Traffic
 from fedkd.run_folder import RunFolder
+from fedkd.runtime import Kept
 from fedkd.scenario import Scenario
-from fedkd.types import Consensus, Space
+from fedkd.types import Consensus, ProxySet, ProxySource, Space
 
 HOSTILE = "</p><script>alert(1)</script>\"'>"
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -384,3 +386,28 @@ def test_the_command_refuses_what_is_no_run(tmp_path):
     done = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert done.exit_code == 2
     assert done.stderr == f"fedkd: {str(tmp_path)!r} is no run folder: scenario.json is missing\n"
+
+
+def test_own_examples_have_no_confusion(tmp_path):
+    """On devices, clients may give the proxy set examples that are in no data set here."""
+    proxy = ProxySet(
+        inputs=torch.zeros(3, 1, 8, 8, dtype=torch.uint8),
+        ids=torch.tensor([0, 10**6, 10**6 + 1]),
+        owner=torch.tensor([0, 1, 1]),
+        source=ProxySource.POOLED,
+    )
+    consensus = Consensus(
+        rows=torch.arange(3),
+        scores=torch.full((3, 10), 0.1),
+        space=Space.PROBS,
+        temperature=3.0,
+        keepers=torch.ones(3, dtype=torch.int64),
+    )
+    rounds = [
+        RoundResult(round=0, cohort=[0, 1], measurements=[], traffic=Traffic(proxy=proxy)),
+        RoundResult(round=1, cohort=[0, 1], measurements=[], traffic=Traffic(broadcast=consensus)),
+    ]
+    run = _made(tmp_path, rounds, transcript=Kept.LAST, data=datasets.get("digits")())
+    page = _page(run)
+    assert "their classes are known to nobody here" in page.text
+    assert gather(run).confusion is None

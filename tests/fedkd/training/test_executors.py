@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -144,3 +146,12 @@ def test_running_statistics_stay_with_their_client():
     trained = packing.module(rows[0])
     assert int(trained.get_buffer("2.num_batches_tracked")) == rows[0, -1] == 4
     assert not torch.equal(trained.get_buffer("2.running_mean"), torch.zeros(5).double())
+
+
+def test_a_block_of_clients_with_other_lessons_is_not_taught_the_first_ones():
+    recipe = RECIPES[1]
+    jobs = _jobs("mlp", recipe, n_lesson=20)
+    rows, packing = _rows("mlp", recipe)
+    odd = [*jobs[:1], replace(jobs[1], lesson=None), *jobs[2:]]
+    with pytest.raises(ValueError, match="teaches one lesson to all"):
+        EXECUTORS["stacked"].train(rows, odd, packing=packing)

@@ -1,0 +1,39 @@
+"""What a simulation's clients carry, as files of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedkd.transport.stored import Stored, from_bytes, to_bytes
+from fedkd.types import ProxySet
+from fedkd_clients.learner import FleetLearner
+from fedkd_clients.store import fill, parts_of
+
+
+def save(learner: FleetLearner, path: Path, clients: Sequence[int]) -> None:
+    """Write all that those of the clients carry that have a state by now into one file."""
+    parts: dict[str, Stored] = {}
+    for client in learner.known(clients):
+        state = learner.state(client)
+        parts |= {f"{client}.{name}": part for name, part in parts_of(state).items()}
+    path.write_bytes(to_bytes(parts))
+
+
+def restore(learner: FleetLearner, path: Path, proxy: ProxySet | None) -> None:
+    """Give clients back what :func:`save` wrote, and the proxy set as each of them is sent it.
+
+    Those whose worker had died since they were sent it get it too: the server may not know.
+    """
+    by_client: dict[int, dict[str, Stored]] = {}
+    for name, part in from_bytes(path.read_bytes()).items():
+        client, _, kind = name.partition(".")
+        by_client.setdefault(int(client), {})[kind] = part
+    for client, parts in by_client.items():
+        state = learner.state(client)
+        version = fill(state, parts, who=f"client {client}")
+        if proxy is not None:
+            weights = None if version is None else state.weights
+            learner.receive(client, proxy.seen_by(client))
+            state.weights = weights
+        learner.keep(client)

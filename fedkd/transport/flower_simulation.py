@@ -1,0 +1,80 @@
+"""A simulation on Flower's own runtime: it starts a client app anew for every message, on Ray."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Iterable
+from threading import Event
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from fedkd.errors import RunStopped
+from fedkd.transport.inprocess import SCENARIO_KEY
+
+QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+
+
+def run_on_flower(
+    server: ServerApp,
+    client: ClientApp,
+    *,
+    n_clients: int,
+    scenario_json: str,
+    cpus: float,
+    gpus: float,
+) -> None:
+    """Run two Flower apps against each other on the Ray that is connected, to the server's end.
+
+    Args:
+        server: its app runs in a thread of this process; what it raises is raised here.
+        client: the app, which crosses to Ray's actors as Flower sends it.
+        n_clients: Flower's nodes.
+        scenario_json: for the server's run config; the client app has its own.
+        cpus: of one of Flower's actors.
+        gpus: of one of Flower's actors.
+    """
+    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    vars(importlib.import_module("flwr.supercore.telemetry"))["FLWR_TELEMETRY_ENABLED"] = "0"
+    simulation = importlib.import_module("flwr.simulation")
+    told, interrupted = logging.getLogger("flwr"), Event()
+    level = told.level
+    told.setLevel(logging.ERROR)
+    try:
+        simulation.run_simulation(
+            server_app=_configured(server, scenario_json, interrupted),
+            client_app=client,
+            num_supernodes=n_clients,
+            backend_config={"client_resources": {"num_cpus": cpus, "num_gpus": gpus}},
+        )
+    finally:
+        interrupted.set()  # Flower leaves the server's thread waiting for ever
+        told.setLevel(level)
+
+
+def _configured(server: ServerApp, scenario_json: str, interrupted: Event) -> ServerApp:
+    """Return the app with the run config that Flower's function has no word for."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:  # pyright: ignore[reportUnusedFunction]
+        _let_interrupt(grid, interrupted)
+        context.run_config = {SCENARIO_KEY: scenario_json}
+        server(grid, context)
+
+    return app
+
+
+def _let_interrupt(grid: Grid, interrupted: Event) -> None:
+    """Make the grid's waiting end once the run is interrupted."""
+    pull = grid.pull_messages
+
+    def pull_messages(message_ids: Iterable[str]) -> Iterable[Message]:
+        if interrupted.is_set():
+            raise RunStopped("interrupted")
+        return pull(message_ids)
+
+    vars(grid)["pull_messages"] = pull_messages

@@ -1,0 +1,214 @@
+"""Clients of a simulation behind workers that are spoken to in frames of bytes.
+
+What a worker is, a forked process or an actor on another machine, its grid says; who answers
+which client, what happens to the answers and how a worker that died is replaced, is the same.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from fedkd.errors import RunStopped
+from fedkd.methods.base import Method
+from fedkd.transport.batch import (
+    GROUPS,
+    BatchGrid,
+    Clients,
+    Harvest,
+    Intake,
+    group_of,
+    grouped,
+    members_of,
+    snapshot,
+)
+from fedkd.transport.frames import (
+    Frame,
+    of_harvests,
+    of_replies,
+    of_requests,
+    pack,
+    to_harvests,
+    to_replies,
+    to_requests,
+)
+from fedkd.transport.messages import Reply, Request
+from fedkd.transport.stored import from_bytes, proxy_of, stored_proxy, to_bytes
+from fedkd.types import ProxySet
+
+DIED = "WorkerDied"
+"""Reason of the failures of clients whose process ended under them."""
+
+
+class Worker(Protocol):
+    """Somewhere else, where some groups of clients are at home."""
+
+    def send(self, frame: Frame) -> bool:
+        """Return whether the worker was there to be sent to."""
+        ...
+
+    def receive(self) -> bytes | None:
+        """Return the answer to what was sent; None when the worker died."""
+        ...
+
+    def close(self) -> None:
+        """End the worker, dead or alive."""
+        ...
+
+
+W = TypeVar("W", bound=Worker)
+
+
+class FrameGrid(BatchGrid, Generic[W]):
+    """Groups of clients behind workers, each worker with every n-th group.
+
+    Args:
+        method: knows how folded uploads become bytes.
+        n_clients: clients of the run.
+    """
+
+    def __init__(self, *, method: Method, n_clients: int) -> None:
+        super().__init__(n_clients=n_clients)
+        self._method = method
+        self._proxy: Frame | None = None
+        self._workers: list[W] = []
+
+    @abstractmethod
+    def _start(self, n: int) -> W:
+        """Return worker ``n``: at first, or in the place of one that died."""
+
+    @abstractmethod
+    def _ready(self, waiting: Sequence[W]) -> Sequence[W]:
+        """Return workers that answered or died, at least one; wait for it."""
+
+    def ask(self, requests: Sequence[Request]) -> list[Reply]:
+        """Ask all workers at once."""
+        replies: dict[int, Reply] = {}
+        for share, data in self._exchange(requests, {"do": "ask"}):
+            if data is None:
+                replies |= {r.client: Reply(client=r.client, error=DIED) for r in share}
+            else:
+                replies |= {reply.client: reply for reply in to_replies(data)}
+        return [replies[request.client] for request in requests]
+
+    def fold(self, requests: Sequence[Request], *, keep: bool) -> list[Harvest]:
+        """Let all workers fold at once."""
+        found: dict[int, Harvest] = {}
+        for share, data in self._exchange(requests, {"do": "fold", "keep": keep}):
+            groups = self._grouped(share)
+            if data is None:
+                harvests = [Harvest(failures=[(r.client, DIED) for r in g]) for g in groups]
+            else:
+                harvests = to_harvests(data, method=self._method)
+            numbers = [self._group(group[0]) for group in groups]
+            found |= dict(zip(numbers, harvests, strict=True))
+        return [found[group] for group in sorted(found)]
+
+    def learn(self, proxy: ProxySet) -> None:
+        """Tell every worker's intake."""
+        self._proxy = ({"do": "learn"}, [to_bytes({"proxy": stored_proxy(proxy)})])
+        told = [worker for worker in self._workers if worker.send(self._proxy)]
+        for worker in told:
+            worker.receive()
+
+    def save(self, folder: Path) -> None:
+        """Let every worker write its groups; one that died is replaced, and writes what it finds.
+
+        Raises:
+            RunStopped: it died again.
+        """
+        shares: dict[int, list[int]] = {}
+        for group in range(min(GROUPS, self.n_clients)):
+            shares.setdefault(group % len(self._workers), []).append(group)
+        frames: dict[int, Frame] = {
+            n: ({"do": "save", "folder": str(folder), "groups": groups}, [])
+            for n, groups in shares.items()
+        }
+        dead = [n for n, answer in self._answers(frames).items() if answer is None]
+        for n in dead:
+            self._replace(n)
+        again = self._answers({n: frames[n] for n in dead})
+        if any(answer is None for answer in again.values()):
+            raise RunStopped(f"a worker died twice while it wrote a checkpoint: {str(folder)!r}")
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in self._workers:
+            worker.close()
+
+    def _group(self, request: Request) -> int:
+        return group_of(request.client, n_clients=self.n_clients)
+
+    def _grouped(self, requests: Sequence[Request]) -> list[list[Request]]:
+        return grouped(requests, n_clients=self.n_clients)
+
+    def _exchange(
+        self, requests: Sequence[Request], facts: Mapping[str, Any]
+    ) -> list[tuple[list[Request], bytes | None]]:
+        """Return each worker's share of the requests and its answer, None from one that died."""
+        shares: dict[int, list[Request]] = {}
+        for group in self._grouped(requests):
+            shares.setdefault(self._group(group[0]) % len(self._workers), []).extend(group)
+        answers = self._answers(of_requests(shares, facts))
+        for n in [n for n, answer in answers.items() if answer is None]:
+            self._replace(n)
+        return [(shares[n], answers[n]) for n in sorted(shares)]
+
+    def _answers(self, frames: Mapping[int, Frame]) -> dict[int, bytes | None]:
+        """Return what workers answer, in the order in which they do."""
+        answers: dict[int, bytes | None] = dict.fromkeys(frames)
+        waiting = [n for n, frame in frames.items() if self._workers[n].send(frame)]
+        while waiting:
+            ready = self._ready([self._workers[n] for n in waiting])
+            for n in [n for n in waiting if self._workers[n] in ready]:
+                waiting.remove(n)
+                answers[n] = self._workers[n].receive()
+        return answers
+
+    def _replace(self, n: int) -> None:
+        self._workers[n].close()
+        self._workers[n] = self._start(n)
+        for client in range(self.n_clients):
+            if group_of(client, n_clients=self.n_clients) % len(self._workers) == n:
+                self.forgotten.add(client)
+        if self._proxy is not None and self._workers[n].send(self._proxy):
+            self._workers[n].receive()
+
+
+def responder(clients: Clients, intake: Intake, *, method: Method, n_clients: int) -> Respond:
+    """Return what answers frames on a worker's side, with the clients and the intake it has."""
+
+    def split(requests: Sequence[Request]) -> list[list[Request]]:
+        return grouped(requests, n_clients=n_clients)
+
+    def respond(frame: Frame) -> bytes:
+        header, blobs = frame
+        if header["do"] == "learn":
+            intake.learn(proxy_of(from_bytes(blobs[0])["proxy"]))
+            return pack({}, [])
+        if header["do"] == "save":
+            for group in header["groups"]:
+                members = members_of(group, n_clients=n_clients)
+                clients.save(snapshot(Path(header["folder"]), group), members)
+            return pack({}, [])
+        if header["do"] == "restore":
+            proxy = proxy_of(from_bytes(blobs[0])["proxy"]) if blobs else None
+            for path in header["paths"]:
+                clients.restore(Path(path), proxy)
+            return pack({}, [])
+        requests = to_requests(header, blobs)
+        if header["do"] == "ask":
+            return of_replies([r for group in split(requests) for r in clients.handle(group)])
+        keep = bool(header["keep"])
+        return of_harvests(
+            [intake.take(group, clients.handle(group), keep=keep) for group in split(requests)],
+            method=method,
+        )
+
+    return respond
+
+
+Respond = Callable[[Frame], bytes]
+"""Answers a frame in bytes."""

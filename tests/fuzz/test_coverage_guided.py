@@ -1,0 +1,63 @@
+"""A coverage-guided fuzzer finds nothing in a minute; it would find what is there to be found."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 60
+pytestmark = pytest.mark.slow
+
+PLANTED = """
+import runpy, sys
+from fedkd.transport import frames
+whole = frames.unpack
+def unpack(data):
+    header, blobs = whole(data)
+    if "do" in header and len(blobs) == 2 and blobs[0] != b"abc":
+        raise RuntimeError("planted")
+    return header, blobs
+from tests.fuzz import harness
+harness.unpack = unpack
+sys.argv = ["fuzz", *sys.argv[1:]]
+runpy.run_module("tests.fuzz.fuzz_decoder", run_name="__main__")
+"""
+
+
+def _fuzz(corpus: Path, *start: str, seconds: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *start, str(corpus), str(seconds)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=seconds + 240,
+        check=False,
+    )
+
+
+def _left(corpus: Path) -> list[str]:
+    return [p.name for p in corpus.iterdir() if p.name.startswith(("crash", "oom", "timeout"))]
+
+
+def test_a_minute_finds_nothing(tmp_path):
+    done = _fuzz(tmp_path, "-m", "tests.fuzz.fuzz_decoder", seconds=SECONDS)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert _left(tmp_path) == []
+    executed = re.search(r"number_of_executed_units: (\d+)", done.stderr)
+    assert executed is not None
+    assert int(executed[1]) > 10_000, "it spent its time elsewhere"
+
+
+def test_a_planted_fault_is_found(tmp_path):
+    done = _fuzz(tmp_path, "-c", PLANTED, seconds=SECONDS)
+    assert done.returncode != 0
+    assert "RuntimeError: planted" in done.stdout + done.stderr
+    assert _left(tmp_path)
