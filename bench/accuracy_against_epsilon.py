@@ -18,7 +18,7 @@ from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
 
 from fedkd.reports.plotting import PALETTE, STYLE, new_figure
-from fedkd.run_folder import read_scenario, read_summary
+from fedkd.run_files import read_scenario, read_summary
 
 SEEDS = 3
 PLAIN = ["privacy.dp_sgd=false", "privacy.target_epsilon=null", "training.learning_rate=0.001"]

@@ -22,7 +22,7 @@ from pathlib import Path
 from fedkd.adversaries.base import adversaries
 from fedkd.registry import describe
 from fedkd.reports.comparison.table import interval
-from fedkd.run_folder import read_metrics, read_scenario, read_summary
+from fedkd.run_files import read_metrics, read_scenario, read_summary
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 AGGREGATORS = (
@@ -131,8 +131,8 @@ def page(asked: argparse.Namespace, cells: Sequence[Cell]) -> str:
     parts = [
         "# Attacks and defences\n",
         f"Accuracy in percent of the {asked.model} models of the {10 - asked.attackers} honest "
-        f"clients after round {asked.rounds}, mean over {asked.seeds} seeds ± 95 % t-interval; in brackets that "
-        "of the consensus on the proxy rows it answers. The last "
+        f"clients after round {asked.rounds}, mean over {asked.seeds} seeds ± 95 % t-interval; in "
+        "brackets that of the consensus on the proxy rows it answers. The last "
         f"{asked.attackers} of 10 clients attack. The price of an aggregator is its difference "
         "from `mean` with nobody attacking, paired by seed. Written by `bench/attack_matrix.py`; "
         "[attacks.csv](attacks.csv) holds every run. What the names mean: "

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,18 +23,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fedkd_server.app import build_app
 from fedkd_server.cohort import cohort
 from fedkd_server.intake import UploadIntake, merged
+from fedkd_server.rounds import run_rounds
+from flwr.app import Context
+from flwr.serverapp import ServerApp
 
 from bench import harness
 from fedkd.compose import compose
-from fedkd.privacy.ledger import Ledger
 from fedkd.results import RoundResult
 from fedkd.scenario import Scenario, to_json
 from fedkd.simulation import simulation_grid
 from fedkd.transport.inprocess import run_on
 from fedkd.transport.messages import Action, Reply, Request
+from fedkd.transport.workers import WorkerGrid
 from fedkd.types import Update, Upload
 
 RESULT = "RESULT "
@@ -89,16 +92,17 @@ def sampled() -> list[list[int]]:
 
 def run(scenario: Scenario, *, workers: int, killed_after: int = 0) -> list[RoundResult]:
     """Run in worker processes, of which one is killed after a round."""
-    grid, seen = simulation_grid(scenario, n_workers=workers), list[RoundResult]()
+    grid, app, seen = simulation_grid(scenario, n_workers=workers), ServerApp(), []
 
-    def consume(_: Scenario, start: Any) -> None:
-        for result in start(Ledger()):
+    @app.main()
+    def serve(grid: WorkerGrid, context: Context) -> None:
+        for result in run_rounds(grid, scenario):
             seen.append(replace(result, traffic=None))
             if result.round == killed_after > 0:
-                os.kill(grid.process_ids()[1], 9)  # pyright: ignore[reportAttributeAccessIssue]
+                os.kill(grid.process_ids()[1], signal.SIGKILL)
 
     try:
-        run_on(grid, build_app(consume), scenario_json=to_json(scenario))
+        run_on(grid, app, scenario_json=to_json(scenario))
     finally:
         grid.close()
     return seen
@@ -214,18 +218,20 @@ def _said(found: tuple[list[float] | None, list[str]]) -> str:
 
 PAGE = """# Faults, on Flower and here
 
-Flower {flower}, its own aggregation functions and simulation, beside fedkd {fedkd}: `python -m
-bench.peer_faults`, {date}. The good clients of the averages send 1, 2 and 3 (mean 2). Every row is a regression
-test: `tests/server/test_peer_faults.py`, `tests/e2e/test_grids.py`. Raw data: [peer_faults.json](peer_faults.json).
-Seconds are of one run on {cores} cores at a load of {load}; they say an order of magnitude.
+Flower {flower}, its own aggregation functions and simulation, beside fedkd {fedkd}, on {date}:
+`python -m bench.peer_faults`. The good clients of the averages send 1, 2 and 3, whose mean is 2.
+Our side is held by `tests/server/test_peer_faults.py` and `tests/e2e/test_grids.py`. Seconds are of
+one run on {cores} cores at a load of {load}; they say an order of magnitude.
+Raw data: [peer_faults.json](peer_faults.json).
 
 | input | Flower | fedkd |
 | --- | --- | --- |
 {rows}
 
-Flower's average does what its documentation says: an arithmetic mean with the weights it is told. What
-is missing is a look at what came. Its simulation draws clients with Python's global stream from node
-ids that are random in every run, so that no seed repeats a run.
+Flower's average does what its documentation says: a mean with the weights it is told. What is
+missing is a look at what came. Its simulation draws clients with Python's global stream from node
+ids that are random in every run, so no seed repeats a run. What our reader refuses
+before any check is in [security](../security.md).
 """
 
 

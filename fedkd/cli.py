@@ -163,7 +163,7 @@ def show(run: Run) -> None:
         from fedkd.reports.figures import run_figure
         from fedkd.reports.terminal import print_summary
         from fedkd.reports.terminal_plot import curves
-        from fedkd.run_folder import read_summary
+        from fedkd.run_files import read_summary
 
         print_summary(read_summary(run))
         typer.echo(curves(run))
@@ -208,7 +208,7 @@ def replay(run: Run, out: Out = Path("runs"), plugin: Plugins = None) -> None:
     """Run again from a run folder and compare the result hash."""
     with _errors_explained():
         from fedkd.plugins import load_plugins
-        from fedkd.run_folder import read_scenario, read_summary
+        from fedkd.run_files import read_scenario, read_summary
         from fedkd.simulation import new_run
 
         load_plugins(plugin or [])

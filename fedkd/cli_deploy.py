@@ -101,7 +101,7 @@ def _server_app(guarded: Guarded) -> typer.Typer:
             from fedkd.plugins import load_plugins
             from fedkd.privacy.plan import planned
             from fedkd.reports.terminal import print_summary
-            from fedkd.run_folder import read_scenario
+            from fedkd.run_files import read_scenario
 
             load_plugins(plugin or [])
             options = Options(certs=certs, state=state, out=out, host=host, port=port, wait_s=wait)

@@ -23,19 +23,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from fedkd.canaries.registered import list_sha256, registration
+from fedkd.canaries.registered import registration
 from fedkd.checkpoints import Checkpoint, Checkpoints
 from fedkd.errors import ConfigError
 from fedkd.privacy.claims import claim
 from fedkd.privacy.ledger import Ledger
 from fedkd.results import RoundResult, from_event, summarise
-from fedkd.scenario import Scenario, from_json, scenario_hash, to_json
+from fedkd.run_files import (
+    CANARIES,
+    EVENTS,
+    HEAD,
+    LEDGER,
+    SUMMARY,
+    read_events,
+    read_json,
+    read_scenario,
+    read_summary,
+)
+from fedkd.scenario import Scenario, scenario_hash, to_json
 from fedkd.steps import reached
 from fedkd.transcript_writer import TranscriptWriter
 from fedkd.types import SCHEMA
 
-HEAD, CANARIES, LEDGER = "scenario.json", "canaries.json", "ledger.jsonl"
-EVENTS = "events.jsonl"
 PACKAGES = ("fedkd", "flwr", "torch", "numpy", "scikit-learn", "pandas")
 
 
@@ -94,7 +103,7 @@ class RunFolder:
     @staticmethod
     def reopen(path: Path) -> RunFolder:
         """Return the folder of a run; ConfigError when there is none."""
-        head, scenario = _read_json(path / HEAD), read_scenario(path)
+        head, scenario = read_json(path / HEAD), read_scenario(path)
         return RunFolder(
             path=path,
             scenario=scenario,
@@ -122,7 +131,7 @@ class RunFolder:
                 made from another scenario; the differences are named.
         """
         self._claim()
-        summary = self.path / "summary.json"
+        summary = self.path / SUMMARY
         if summary.exists() and read_summary(self.path)["status"] == "finished":
             raise ConfigError(f"{str(self.path)!r} is finished; 'fedkd show' prints it")
         self.resumed, wrong = self.checkpoints.newest()
@@ -231,76 +240,12 @@ class RunFolder:
         table.astype({"round": "int32", "client": "int32", "name": "string"}).to_parquet(
             self.path / "metrics.parquet", index=False
         )
-        _write_json(self.path / "summary.json", self.summary())
+        _write_json(self.path / SUMMARY, self.summary())
 
 
 def new_run_id() -> str:
     """Return 32 hex digits that name a run and no other."""
     return uuid.uuid4().hex
-
-
-def read_run_id(path: Path) -> str:
-    """Return the name that a run has for its clients."""
-    return str(_read_json(path / HEAD)["run_id"])
-
-
-def read_summary(path: Path) -> dict[str, Any]:
-    """Return a run's summary, ``run_dir`` being where it lies now; ConfigError if there is none."""
-    return _read_json(path / "summary.json") | {"run_dir": str(path)}
-
-
-def read_scenario(path: Path) -> Scenario:
-    """Return the scenario a run was made from."""
-    return from_json(json.dumps(_read_json(path / HEAD)["scenario"]))
-
-
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """Return the results that were written down, as far as the run got; a torn line is none."""
-    events = path / EVENTS
-    lines = events.read_text(encoding="utf-8").splitlines() if events.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
-
-
-def read_cohorts(path: Path) -> list[tuple[int, list[int]]]:
-    """Return the clients that every round asked, as far as the run got; empty for none."""
-    asked = read_events(path)
-    return [(event["round"], event["cohort"]) for event in asked if event["round"] > 0]
-
-
-def read_canaries(path: Path) -> list[dict[str, Any]]:
-    """Return what was registered of each canary; none when nothing was planted.
-
-    Raises:
-        ConfigError: the list is not the one that was registered.
-    """
-    if not (path / CANARIES).exists():
-        return []
-    tree = _read_json(path / CANARIES)
-    if list_sha256(tree["canaries"]) != tree["sha256"]:
-        raise ConfigError(f"{str(path / CANARIES)!r} was changed after the run began; run it again")
-    return tree["canaries"]
-
-
-def read_metrics(path: Path) -> Any:
-    """Return a run's long-format table as a pandas DataFrame (round, client, name, value)."""
-    import pandas as pd
-
-    return pd.read_parquet(path / "metrics.parquet")
-
-
-def finished_run(out: Path, scenario: Scenario) -> dict[str, Any] | None:
-    """Return the summary of a finished run of this very scenario and version under ``out``."""
-    wanted = scenario_hash(scenario)
-    version = importlib.metadata.version("fedkd")
-    for head_path in sorted(out.glob(f"*-{wanted[:8]}*/scenario.json")):
-        try:
-            head, summary = _read_json(head_path), read_summary(head_path.parent)
-        except ConfigError:
-            continue
-        same = head["scenario_hash"] == wanted and head["versions"]["fedkd"] == version
-        if same and summary["status"] == "finished":
-            return summary
-    return None
 
 
 def _method_name(scenario: Scenario) -> str:
@@ -335,19 +280,3 @@ def _write_durably(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise ConfigError(
-            f"{str(path.parent)!r} is no run folder: {path.name} is missing"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{str(path)!r} is damaged: {error}") from None
-    if tree.get("schema") != SCHEMA:
-        raise ConfigError(
-            f"{str(path)!r} has schema {tree.get('schema')!r}; this fedkd reads {SCHEMA}"
-        )
-    return tree

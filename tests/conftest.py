@@ -23,7 +23,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedkd.compose import compose
 from fedkd.results import RoundResult
-from fedkd.run_folder import read_metrics
+from fedkd.run_files import read_metrics
 from fedkd.scenario import Scenario, to_json
 from fedkd.simulation import simulate
 from fedkd.transport.inprocess import InProcessGrid

@@ -74,7 +74,8 @@ def aggregation() -> dict[str, Any]:
 @client_app.train()
 def train(message: Message, context: Context) -> Message:
     client, mode = int(context.node_config["partition-id"]), os.environ["BENCH_FAULT"]
-    if mode == "dead_actor" and client == 3 and int(message.metadata.group_id) == 2:
+    n_round = int(message.content["config"]["server-round"])
+    if mode == "dead_actor" and client == 3 and n_round == 2:
         marker = Path(os.environ["BENCH_MARKER"])
         if not marker.exists():
             marker.touch()

@@ -124,9 +124,9 @@ class FleetLearner:
                 self.guard.do(client, lambda c: self._train_privately(c, teacher, distiller))
             return
 
-        def job(client: int) -> Job:
-            lesson = self._lesson(client, teacher, distiller)
-            return self._job(client, self.private(client).train, lesson, "training")
+        def job(c: int) -> Job:
+            lesson = self._lesson(c, teacher, distiller)
+            return self._job(c, self.private(c).train, lesson, "training")
 
         self._carry_out(clients, job)
 
@@ -162,10 +162,7 @@ class FleetLearner:
         return self._spent.pop(client, [])
 
     def parameters(self, clients: Sequence[int]) -> list[Update]:
-        """Return copies of the parameters, weighted by example counts; with DP-SGD, equally.
-
-        The number of examples is private, and no mechanism pays for it.
-        """
+        """Return copies, weighted by example counts; equally under DP-SGD, which pays for none."""
         private = self._scenario.privacy.dp_sgd
         return [
             Update(
@@ -181,10 +178,7 @@ class FleetLearner:
             self.guard.do(client, lambda c: self._models.load(c, self.state(c).row, update))
 
     def closeness(self, client: int) -> Tensor:
-        """Return how close each proxy row lies to the client's examples, float32 ``[proxy]``.
-
-        Between 0 and 1, by distances after PCA. Privacy: reads private examples directly.
-        """
+        """Return float32 ``[proxy]`` in [0, 1], how close each row lies; reads private examples."""
         transform, shared = self._views.features(PCA(), self._proxy(client))
         return closeness(transform(self.private(client).train.inputs), shared)
 

@@ -21,7 +21,7 @@ from fedkd.audit.views import Adversary, NotSeen, View
 from fedkd.canaries.base import Canary
 from fedkd.data.federation import load, planted
 from fedkd.rng import numpy_stream
-from fedkd.run_folder import read_scenario
+from fedkd.run_files import read_scenario
 from fedkd.scenario import Scenario
 from fedkd.transcript import Transcript
 from fedkd.types import SCHEMA

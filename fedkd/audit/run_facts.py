@@ -15,7 +15,7 @@ from fedkd.privacy.claims import claim
 from fedkd.privacy.ledger import Charge, Ledger, Release
 from fedkd.privacy.releases import guard
 from fedkd.registry import describe
-from fedkd.run_folder import LEDGER, read_cohorts, read_summary
+from fedkd.run_files import LEDGER, read_cohorts, read_summary
 from fedkd.scenario import Scenario
 from fedkd.transcript import Transcript
 

@@ -19,7 +19,8 @@ from fedkd.deployment import flower
 from fedkd.deployment.gateway import Door, Gateway
 from fedkd.deployment.processes import born, descendants, environment, free_port, start, stop
 from fedkd.errors import ConfigError, RunStopped
-from fedkd.run_folder import new_run_id, read_events, read_run_id, read_summary
+from fedkd.run_files import read_events, read_run_id, read_summary
+from fedkd.run_folder import new_run_id
 from fedkd.scenario import Scenario, scenario_hash, to_json
 
 Say = Callable[[str], None]

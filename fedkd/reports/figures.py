@@ -20,7 +20,7 @@ from fedkd.reports.plotting import (
     save,
     write_ends,
 )
-from fedkd.run_folder import read_metrics, read_summary
+from fedkd.run_files import read_metrics, read_summary
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from fedkd.privacy.claims import Claim, claim
 from fedkd.privacy.events import to_plain
 from fedkd.privacy.ledger import Ledger
 from fedkd.privacy.releases import Guard, guard
-from fedkd.run_folder import LEDGER, read_cohorts, read_scenario
+from fedkd.run_files import LEDGER, read_cohorts, read_scenario
 from fedkd.scenario import Scenario
 
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fedkd.run_folder import read_metrics, read_summary
+from fedkd.run_files import read_metrics, read_summary
 
 HEIGHT = 18
 """Lines of text."""

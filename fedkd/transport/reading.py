@@ -26,7 +26,8 @@ Header = dict[str, int | float | str | bool]
 Choice = TypeVar("Choice", bound=StrEnum)
 
 _NPY = re.compile(
-    rb"\x93NUMPY\x01\x00(?P<length>..)(?P<text>\{'descr': '(?P<kind>\|[ui]1|<[ui][248]|<f[248]|<c(?:8|16))', "
+    rb"\x93NUMPY\x01\x00(?P<length>..)"
+    rb"(?P<text>\{'descr': '(?P<kind>\|[ui]1|<[ui][248]|<f[248]|<c(?:8|16))', "
     rb"'fortran_order': False, 'shape': \((?P<shape>(?:\d{1,19}, ?)*(?:\d{1,19})?)\), \} *\n)",
     re.DOTALL,
 )

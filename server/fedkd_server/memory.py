@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fedkd.transport.stored import Stored, content_of, stored
-from fedkd.types import Broadcast, Consensus, Knowledge, ProxySet, Upload
+from fedkd.types import Broadcast, Consensus, Knowledge, ProxySet, Update, Upload
 from fedkd_server.masked import MaskedSums
 from fedkd_server.student import ServerStudent
 
@@ -80,3 +81,19 @@ class Memory:
         if self.masked is not None:
             tensors = parts["keys"].tensors
             self.masked.recall(tensors["clients"], tensors["public"], facts["informed"])
+
+
+def digest_of(broadcast: Broadcast | None) -> str:
+    """Return the SHA-256 of a broadcast's numbers, 64 hex digits; empty for none."""
+    if broadcast is None:
+        return ""
+    sha = hashlib.sha256()
+    if isinstance(broadcast, Update):
+        tensors = list(broadcast.arrays.values())
+    else:
+        tensors = [broadcast.rows, broadcast.scores]
+        if broadcast.row_temperatures is not None:
+            tensors.append(broadcast.row_temperatures)
+    for tensor in tensors:
+        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()

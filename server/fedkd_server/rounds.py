@@ -5,11 +5,9 @@ Progress display, recording and early stops consume the stream; the loop knows n
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from flwr.serverapp import Grid
@@ -23,10 +21,8 @@ from fedkd.privacy.ledger import Ledger
 from fedkd.privacy.settings import ServerView
 from fedkd.results import SERVER, Failure, Measurement, RoundResult, Traffic
 from fedkd.rng import noise_stream, torch_stream
-from fedkd.runtime import Kept
 from fedkd.scenario import Scenario
 from fedkd.steps import reached
-from fedkd.transport.batch import Harvest
 from fedkd.transport.codes import as_sent
 from fedkd.transport.hello import greeting
 from fedkd.transport.messages import Action, Request
@@ -34,9 +30,10 @@ from fedkd.types import Broadcast, Consensus, ProxySet, Update
 from fedkd_server.budget import Budget
 from fedkd_server.cohort import cohort
 from fedkd_server.exchange import Answers, Exchange
-from fedkd_server.intake import UploadIntake, merged
-from fedkd_server.masked import Gathered, MaskedSums
-from fedkd_server.memory import Memory
+from fedkd_server.intake import UploadIntake
+from fedkd_server.listening import Ears, Heard, byte_figures
+from fedkd_server.masked import MaskedSums
+from fedkd_server.memory import Memory, digest_of
 from fedkd_server.oracle import Oracle
 from fedkd_server.proxy import gather_proxy
 from fedkd_server.student import ServerStudent
@@ -83,16 +80,6 @@ def run_rounds(
             return
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Heard:
-    """What a round's uploads came to, or only their masked sums, and who failed."""
-
-    harvest: Harvest
-    failures: list[Failure]
-    bytes_down: Counter[str]
-    gathered: Gathered | None = None
-
-
 class _Run:
     """The server's state between two rounds."""
 
@@ -108,6 +95,7 @@ class _Run:
         self._now = Memory()
         self._oracle = Oracle(scenario, self._task, None)
         self._intake = UploadIntake(scenario)
+        self._ears = Ears(scenario, self._exchange, self._intake)
         self._ledger, self._budget = ledger, Budget(scenario, ledger, n_rows=0)
 
     def set_up(self) -> RoundResult:
@@ -120,7 +108,7 @@ class _Run:
                 self._now.masked.gather_keys(answers)
         else:
             self._now.broadcast = self._method.opening(self._fresh_model())
-        figures = _bytes(down=answers.bytes_down, up=answers.bytes_up) | {
+        figures = byte_figures(down=answers.bytes_down, up=answers.bytes_up) | {
             "seconds": time.perf_counter() - started
         }
         if self._now.proxy is not None:
@@ -130,7 +118,7 @@ class _Run:
             cohort=[],
             measurements=[Measurement(0, SERVER, k, float(v)) for k, v in figures.items()],
             failures=answers.failures,
-            digest=_digest(self._now.broadcast),
+            digest=digest_of(self._now.broadcast),
             traffic=Traffic(broadcast=self._now.broadcast, proxy=self._now.proxy),
         )
 
@@ -179,7 +167,7 @@ class _Run:
         if len(members) < least:
             return self._budget_spent(wanted, members, n)
         reached("admitted", n)
-        heard = self._listen(self._requests(members, n), n)
+        heard = self._ears.listen(self._requests(members, n), self._now, round=n)
         reached("answered", n)
         self._now.has_proxy.update(heard.harvest.answered)
         self._now.has_proxy -= self._exchange.forgotten()
@@ -196,7 +184,7 @@ class _Run:
         reached("combined", n)
         if heard.gathered is not None:
             figures |= heard.gathered.figures
-        figures |= _bytes(down=heard.bytes_down, up=heard.harvest.bytes_up)
+        figures |= byte_figures(down=heard.bytes_down, up=heard.harvest.bytes_up)
         figures["seconds"] = time.perf_counter() - started
         measurements = [Measurement(n, SERVER, name, value) for name, value in figures.items()]
         measurements += virtual_time(self._scenario, heard.harvest, round=n)
@@ -210,7 +198,7 @@ class _Run:
             refused=[Failure(n, *refused) for refused in heard.harvest.refused],
             stood_in=stood_in,
             left_out=[client for client in wanted if client not in members],
-            digest=_digest(self._now.broadcast),
+            digest=digest_of(self._now.broadcast),
             traffic=Traffic(
                 uploads=heard.harvest.uploads,
                 masked=None if heard.gathered is None else heard.gathered.masked,
@@ -219,7 +207,7 @@ class _Run:
             ),
         )
 
-    def _refusals(self, heard: _Heard) -> list[int]:
+    def _refusals(self, heard: Heard) -> list[int]:
         """Take out of the failures the clients whose own ledger refused, and leave them out."""
         refused = [f.client for f in heard.failures if f.reason == BudgetSpent.__name__]
         heard.failures[:] = [f for f in heard.failures if f.client not in refused]
@@ -240,7 +228,7 @@ class _Run:
             cohort=[],
             measurements=self._about_clients([], n, closing=True),
             left_out=[client for client in wanted if client not in left],
-            digest=_digest(self._now.broadcast),
+            digest=digest_of(self._now.broadcast),
             ended=ended,
         )
 
@@ -254,31 +242,7 @@ class _Run:
             return request
         return replace(request, proxy=self._now.proxy.seen_by(client))
 
-    def _listen(self, requests: Sequence[Request], n: int) -> _Heard:
-        if self._now.masked is not None:
-            answers = self._exchange.ask(requests)
-            refused = [f for f in answers.failures if f.reason == BudgetSpent.__name__]
-            answers.failures = [f for f in answers.failures if f not in refused]
-            gathered = None
-            if len(requests) - len(refused) >= self._scenario.n_min:
-                gathered = self._now.masked.gathered(answers, round=n)
-            harvest = Harvest(answered=list(answers.replies), bytes_up=answers.bytes_up)
-            failures = sorted([*answers.failures, *refused], key=lambda f: f.client)
-            return _Heard(
-                harvest=harvest,
-                failures=failures,
-                bytes_down=answers.bytes_down,
-                gathered=gathered,
-            )
-        keep = self._scenario.transcript is not Kept.NONE or not self._method.folds
-        harvests, bytes_down = self._exchange.fold(requests, self._intake, keep=keep)
-        n_rows = 0 if self._now.proxy is None else self._now.proxy.n_rows
-        harvest = merged(harvests, self._scenario, n_rows=n_rows, late=self._now.late)
-        self._now.late = harvest.late
-        failures = [Failure(n, client, reason) for client, reason in harvest.failures]
-        return _Heard(harvest=harvest, failures=failures, bytes_down=bytes_down)
-
-    def _combine(self, heard: _Heard, n: int) -> Broadcast | None:
+    def _combine(self, heard: Heard, n: int) -> Broadcast | None:
         rng = noise_stream(self._scenario.noise_seed(), "aggregation", round=n)
         if heard.gathered is not None and isinstance(self._method, CoDistillation):
             made = self._method.aggregator.finish(heard.gathered.sums, rng=rng)
@@ -321,26 +285,3 @@ class _Run:
         model = models.get(self._scenario.client_models()[0])()
         rng = torch_stream(self._scenario.initialization_seed(), "initialisation")
         return initialized(model, self._input_shape, self._task.n_classes, rng=rng)
-
-
-def _bytes(*, down: Counter[str], up: Counter[str]) -> dict[str, float]:
-    figures: Counter[str] = Counter()
-    for direction, sizes in (("down", down), ("up", up)):
-        for kind, size in sorted(sizes.items()):
-            figures[f"bytes_{direction}.{kind}"] += size
-    return {name: float(size) for name, size in figures.items()}
-
-
-def _digest(broadcast: Broadcast | None) -> str:
-    if broadcast is None:
-        return ""
-    sha = hashlib.sha256()
-    if isinstance(broadcast, Update):
-        tensors = list(broadcast.arrays.values())
-    else:
-        tensors = [broadcast.rows, broadcast.scores]
-        if broadcast.row_temperatures is not None:
-            tensors.append(broadcast.row_temperatures)
-    for tensor in tensors:
-        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return sha.hexdigest()

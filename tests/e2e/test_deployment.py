@@ -22,7 +22,7 @@ from fedkd import certificates
 from fedkd.deployment.admission import Reason
 from fedkd.deployment.processes import descendants, environment, free_port, start, stop
 from fedkd.privacy.ledger import Ledger
-from fedkd.run_folder import LEDGER, read_events
+from fedkd.run_files import LEDGER, read_events
 from fedkd.simulation import simulate
 
 BIN = Path(sys.executable).parent

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fedkd.run_folder import read_metrics, read_scenario, read_summary
+from fedkd.run_files import read_metrics, read_scenario, read_summary
 
 LONG = ["data=digits", "models=mlp", "clients=3", "rounds=100000", "partition=iid"]
 PATIENCE = 60

@@ -20,7 +20,8 @@ from fedkd import backends
 from fedkd.compose import compose
 from fedkd.errors import ConfigError
 from fedkd.results import RoundResult
-from fedkd.run_folder import RunFolder, read_events
+from fedkd.run_files import read_events
+from fedkd.run_folder import RunFolder
 from fedkd.scenario import to_json
 from fedkd.simulation import new_run, resumed_run, run_into, simulate, simulation_grid
 from fedkd.transport.frame_grid import DIED

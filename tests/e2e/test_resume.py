@@ -14,7 +14,7 @@ from fedkd.checkpoints import FOLDER
 from fedkd.compose import compose
 from fedkd.errors import ConfigError
 from fedkd.privacy.ledger import Ledger
-from fedkd.run_folder import EVENTS, HEAD, LEDGER, read_metrics
+from fedkd.run_files import EVENTS, HEAD, LEDGER, read_metrics
 from fedkd.simulation import new_run, resumed_run, run_into, watch_quietly
 from fedkd.steps import STEPS
 from fedkd.transcript import Transcript

@@ -6,7 +6,7 @@ import pytest
 
 from fedkd.compose import compose, shipped
 from fedkd.privacy.settings import ServerView
-from fedkd.run_folder import read_metrics, read_summary
+from fedkd.run_files import read_metrics, read_summary
 from fedkd.simulation import simulate
 
 

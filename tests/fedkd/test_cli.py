@@ -13,7 +13,7 @@ from fedkd.cli import app
 from fedkd.compose import shipped
 from fedkd.data.datasets.base import datasets
 from fedkd.methods.base import methods
-from fedkd.run_folder import read_scenario, read_summary
+from fedkd.run_files import read_scenario, read_summary
 
 TINY = ["data=digits", "models=mlp", "clients=3", "rounds=2", "partition=iid"]
 PROMISED = {

@@ -18,7 +18,7 @@ from fedkd.reports.comparison.plan import plan, run_plan
 from fedkd.reports.figures import comparison_figure, run_figure
 from fedkd.reports.plotting import FONT_SIZE, End, new_figure, save, write_ends
 from fedkd.reports.terminal_plot import curves
-from fedkd.run_folder import read_metrics
+from fedkd.run_files import read_metrics
 from fedkd.simulation import simulate
 
 TINY = ["scenario=iid", "rounds=2", "data=digits", "data.limit=200", "clients=2", "models=mlp"]

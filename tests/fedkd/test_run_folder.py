@@ -11,13 +11,8 @@ from fedkd.adversaries.loss_maximisation import LossMaximisation
 from fedkd.errors import ConfigError, RunStopped
 from fedkd.methods.base import methods
 from fedkd.results import Failure, Measurement, RoundResult, result_hash
-from fedkd.run_folder import (
-    RunFolder,
-    finished_run,
-    read_metrics,
-    read_scenario,
-    read_summary,
-)
+from fedkd.run_files import finished_run, read_metrics, read_scenario, read_summary
+from fedkd.run_folder import RunFolder
 from fedkd.scenario import Scenario, scenario_hash
 
 SCENARIO = Scenario(name="tried", rounds=3, models="mlp")

@@ -18,7 +18,7 @@ from typing import Any
 from fedkd.compose import DEFAULT_SCENARIO, compose
 from fedkd.errors import ConfigError
 from fedkd.reports.comparison.child_runs import Children, PlannedRun, Runner
-from fedkd.run_folder import finished_run
+from fedkd.run_files import finished_run
 
 DEFAULT_METHODS = "edgefd,fedmd,own_only"
 DEFAULT_SEEDS = 3

@@ -20,7 +20,7 @@ from fedkd.errors import ConfigError
 from fedkd.registry import did_you_mean
 from fedkd.reports.comparison.plan import ComparedRun
 from fedkd.reports.comparison.target import mean_of, reached
-from fedkd.run_folder import read_metrics
+from fedkd.run_files import read_metrics
 
 CONFIDENCE = 0.95
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from fedkd.errors import ConfigError
 from fedkd.results import SERVER
-from fedkd.run_folder import read_metrics
+from fedkd.run_files import read_metrics
 
 
 @dataclass(frozen=True, kw_only=True)

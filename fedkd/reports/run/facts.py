@@ -19,7 +19,7 @@ from fedkd.registry import describe
 from fedkd.reports.privacy_explanation import explanation
 from fedkd.reports.run.confusion import Confusion, confusion
 from fedkd.results import Failure, Measurement, RoundResult, summarise
-from fedkd.run_folder import read_scenario, read_summary
+from fedkd.run_files import read_scenario, read_summary
 from fedkd.scenario import Scenario, scenario_hash
 from fedkd.types import SCHEMA
 

@@ -10,7 +10,8 @@ from fedkd.canaries.registered import registration
 from fedkd.compose import compose
 from fedkd.data.federation import planted
 from fedkd.errors import ConfigError
-from fedkd.run_folder import RunFolder, read_canaries
+from fedkd.run_files import read_canaries
+from fedkd.run_folder import RunFolder
 
 CANARIES = "canaries={insertions: [1, 3], per_level: 2, holders: 2}"
 

@@ -10,7 +10,7 @@ import numpy as np
 from fedkd.audit.attacks.base import Bench, Truth
 from fedkd.audit.bench import bench_of, truth_of
 from fedkd.audit.views import Adversary, View
-from fedkd.run_folder import read_scenario
+from fedkd.run_files import read_scenario
 from fedkd.transcript import Transcript
 
 LEAKY = (
