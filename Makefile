@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+AUDIT := .audit
 FULL_DATA := $(CURDIR)/.data/usr/share/datasets
 
-.PHONY: demo test test-slow test-browser full-data chromium check docs bench format clean
+.PHONY: demo test test-slow test-browser full-data chromium check audit-dependencies docs bench format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fedkd simulate scenario=noniid_strong
@@ -35,6 +36,14 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+	$(BIN)/bandit -q -c pyproject.toml -r fedkd clients server
+
+# Known vulnerabilities of what is installed; asks PyPI, so no part of `check`. See docs/security.md.
+audit-dependencies: $(VENV)/.installed
+	test -x $(AUDIT)/bin/pip-audit || \
+	  { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install --quiet pip-audit; }
+	$(BIN)/python -m pip freeze --exclude-editable | grep '==' > $(AUDIT)/installed.txt
+	$(AUDIT)/bin/pip-audit -s pypi --no-deps --disable-pip -r $(AUDIT)/installed.txt
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/zensical build --clean
@@ -47,7 +56,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .data build dist site *.egg-info
+	rm -rf $(VENV) $(AUDIT) .data build dist site *.egg-info
 
 $(VENV)/.installed: pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed"; exit 1; }
@@ -60,5 +69,5 @@ $(VENV)/.installed-%: $(VENV)/.installed
 	touch $@
 
 EXTRAS_dev := dev
-EXTRAS_slow := dev,ray
+EXTRAS_slow := dev,ray,fuzz
 EXTRAS_docs := docs

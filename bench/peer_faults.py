@@ -159,7 +159,7 @@ def rows(theirs: dict[str, Any], ours: dict[str, Any]) -> list[list[str]]:
     ]
     found += [
         [
-            f"`num-examples` = {count} from one client that sends 100",
+            f"`num-examples` = {float(count):g} from one client that sends 100",
             _numbers(value),
             _said(we["counts"][count]),
         ]
@@ -175,12 +175,12 @@ def rows(theirs: dict[str, Any], ours: dict[str, Any]) -> list[list[str]]:
         ],
     ]
     drawn = [[r["clients"] for r in one["rounds"]] for one in theirs["sampling"]]
-    results = [[r["result"][0] for r in one["rounds"]] for one in theirs["sampling"]]
+    means = [" ".join(f"{r['result'][0]:g}" for r in one["rounds"]) for one in theirs["sampling"]]
     same = "the same" if ours["sampling"][0] == ours["sampling"][1] else "others"
     found.append(
         [
             "two simulations with the same seed, 10 clients, 50 % sampling, 2 rounds",
-            f"clients {drawn[0]} and {drawn[1]}; results {results[0]} and {results[1]}",
+            f"clients {drawn[0]} and {drawn[1]}; results {means[0]} and {means[1]}",
             f"clients {ours['sampling'][0]}, and {same} in another process",
         ]
     )
@@ -262,7 +262,8 @@ def main() -> None:
     )
     (read.out / "peer_faults.md").write_text(page, encoding="utf-8")
     raw = {"schema": 1, "date": date, "machine": machine, "versions": versions}
-    text = json.dumps(raw | {"flower": theirs, "fedkd": ours}, indent=1)
+    found = json.dumps(raw | {"flower": theirs, "fedkd": ours})
+    text = json.dumps(json.loads(found, parse_constant=str), indent=1)  # NaN is no JSON
     (read.out / "peer_faults.json").write_text(text + "\n", encoding="utf-8")
     print(page)
 

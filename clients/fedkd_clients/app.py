@@ -15,8 +15,8 @@ import torch
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
+from fedkd.adversaries.base import check_devices
 from fedkd.errors import ConfigError
-from fedkd.registry import describe
 from fedkd.runtime import Device, Runtime
 from fedkd.scenario import Scenario, from_json, scenario_hash
 from fedkd.transport.hello import OtherScenario
@@ -118,11 +118,8 @@ def fleet_on_disk(context: Context) -> Fleet:
     if agreed and agreed != scenario_hash(scenario):
         raise OtherScenario(f"this client agreed to {agreed!r} only; see 'fedkd client join'")
     simulated = in_flower_simulation()
-    if scenario.attack is not None and not simulated:
-        raise ConfigError(
-            f"attack: {describe(scenario.attack)['name']!r} makes clients of a simulation lie, and "
-            "sends what no protector has seen; a client on a device takes no part, use attack=null"
-        )
+    if not simulated:
+        check_devices(scenario.attack)
     named = context.node_config.get("state-dir") or os.environ.get("FEDKD_STATE_DIR")
     base = Path(str(named)) if named else Path(tempfile.gettempdir()) / f"fedkd-{os.getuid()}"
     told = str(context.run_config.get(RUN_KEY, ""))  # the same when the server starts it again

@@ -16,8 +16,9 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor
 
+from fedkd.errors import ConfigError
 from fedkd.methods.base import MessageKind
-from fedkd.registry import Registry
+from fedkd.registry import Registry, describe
 from fedkd.rng import torch_stream
 from fedkd.types import Consensus, Knowledge, Space
 
@@ -90,6 +91,19 @@ def members(attack: AdversaryClient | None, *, n_clients: int) -> frozenset[int]
     if isinstance(attack.clients, tuple):
         return frozenset(attack.clients)
     return frozenset(range(n_clients - attack.clients, n_clients))
+
+
+def check_devices(attack: AdversaryClient | None) -> None:
+    """Refuse clients on devices that are to attack: they would send what no protector has seen.
+
+    Raises:
+        ConfigError: there is an attack.
+    """
+    if attack is not None:
+        raise ConfigError(
+            f"attack: {describe(attack)['name']!r} makes clients of a simulation lie; a client on "
+            "a device takes no part, use attack=null"
+        )
 
 
 def unfit(attack: AdversaryClient | None, *, n_clients: int, message: MessageKind) -> Iterator[str]:

@@ -7,7 +7,7 @@ nothing), and a file with any token that the published batches do not need is re
 
 from __future__ import annotations
 
-import pickletools
+import pickletools  # nosec B403  # lists opcodes, runs none
 from itertools import pairwise
 from pathlib import Path
 

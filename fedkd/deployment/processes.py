@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
+import subprocess  # nosec B404  # lists of words, no shell
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -59,7 +59,7 @@ def start(
             before this process has threads.
     """
     tie = orphaned is not None and sys.platform == "linux"
-    return subprocess.Popen(
+    return subprocess.Popen(  # nosec B603  # commands beside our Python
         [command(words[0]), *words[1:]],
         env=dict(environment),
         stdin=subprocess.DEVNULL,

@@ -7,13 +7,14 @@ import json
 import os
 import re
 import signal
-import subprocess
+import subprocess  # nosec B404  # lists of words, no shell
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedkd.adversaries.base import check_devices
 from fedkd.certificates import ServerFiles, server_files
 from fedkd.deployment import flower
 from fedkd.deployment.gateway import Door, Gateway
@@ -62,9 +63,11 @@ def up(
         resume: the folder of a run that did not finish, to go on with; None begins one.
 
     Raises:
-        ConfigError: certificates are missing, the port is taken, or a server runs here already.
+        ConfigError: certificates are missing, the port is taken, a server runs here already, or
+            clients are to attack.
         RunStopped: the run did not finish.
     """
+    check_devices(scenario.attack)
     files = server_files(options.certs)
     _check_clients(files, scenario)
     _claim(options.state)

@@ -243,7 +243,8 @@ def test_files_that_numpy_would_open_and_we_do_not():
     archive, old = io.BytesIO(), io.BytesIO()
     np.savez_compressed(archive, a=np.zeros((4096, 4096)))
     np.lib.format.write_array(old, np.zeros((5, 10), np.float32), version=(3, 0))
-    for data in (archive.getvalue(), old.getvalue(), b"\x80\x04N.", b""):
+    unknown = file_of("<f1", (5, 10), bytes(50))  # for which NumPy raises a TypeError
+    for data in (archive.getvalue(), old.getvalue(), unknown, b"\x80\x04N.", b""):
         scores = Array(dtype="float32", shape=(5, 10), stype="numpy.ndarray", data=data)
         assert harness.reply_in(_changed("probabilities", "knowledge", scores=scores)) == (
             "unreadable"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import subprocess  # nosec B404  # lists of words, no shell
 import sys
 import threading
 from collections.abc import Sequence
@@ -104,7 +104,7 @@ class Children:
         with self._lock:
             if self._stopped:
                 raise RunStopped(f"{where}: not started, the comparison has ended")
-            child = subprocess.Popen(
+            child = subprocess.Popen(  # nosec B603  # our Python, no shell
                 command,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
                 stdin=subprocess.DEVNULL,

@@ -52,7 +52,9 @@ HASHES = (
     "Equal scenarios give equal result hashes on one kind of machine with the same versions. "
     "The hash covers every measurement and everything the server sent."
 )
-SECRET = "The privacy noise was drawn from the operating system: no run can repeat this one's hash."
+UNSEEDED = (
+    "The privacy noise was drawn from the operating system: no run can repeat this one's hash."
+)
 BROKEN = (
     "The command runs the whole scenario, whose result hash differs from that of the part above."
 )
@@ -203,7 +205,7 @@ def _repeat(found: RunFacts) -> Html:
     return joined(
         facts(pairs, code=("command", "result hash", "scenario hash")),
         paragraph(HASHES, soft=True),
-        paragraph(SECRET) if found.scenario.seeds.noise == "secret" else Html(""),
+        paragraph(UNSEEDED) if found.scenario.seeds.noise == "secret" else Html(""),
         paragraph(UNREPEATABLE[s["status"]]) if s["status"] in UNREPEATABLE else Html(""),
     )
 
