@@ -124,7 +124,8 @@ class Checkpoints:
             "facts": facts,
             "files": {path.name: _sha256(path) for path in named},
         }
-        _durable(part / MANIFEST, json.dumps(manifest).encode())
+        whole = {"sha256": _of(manifest), "manifest": manifest}
+        _durable(part / MANIFEST, json.dumps(whole).encode())
         _sync(part)
         reached("checkpoint written", round)
         place = self._folder / f"round-{round:04d}"
@@ -145,7 +146,7 @@ class Checkpoints:
         for path in reversed(self._found()):
             try:
                 return self._read(path), wrong
-            except (Damaged, OSError, ValueError, KeyError) as error:
+            except (Damaged, OSError, ValueError, KeyError, TypeError) as error:
                 if isinstance(error, ConfigError):
                     raise
                 wrong.append(f"{path.name}: {error}")
@@ -165,7 +166,10 @@ class Checkpoints:
         return sorted(self._folder.glob("round-*"))
 
     def _read(self, path: Path) -> Checkpoint:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        whole = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = whole["manifest"]
+        if whole["sha256"] != _of(manifest):
+            raise Damaged(f"{MANIFEST} is not as it was written")
         if manifest["schema"] != SCHEMA:
             raise Damaged(f"schema {manifest['schema']!r}; this fedkd reads {SCHEMA}")
         if manifest["scenario_hash"] != scenario_hash(self._scenario):
@@ -210,6 +214,10 @@ def _sync(folder: Path) -> None:
         os.fsync(place)
     finally:
         os.close(place)
+
+
+def _of(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

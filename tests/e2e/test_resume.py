@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,11 @@ KINDS = {
     ],
     "workers": ["scenario=noniid_strong", *SMALL, "runtime.workers=2"],
 }
+
+
+def _mostly_slow(values: Sequence[str], *, fast: Sequence[str]) -> list:
+    """Return the values as parameters, all but a few of them for ``make test-slow``."""
+    return [v if v in fast else pytest.param(v, marks=pytest.mark.slow) for v in values]
 
 
 class _Killer(logging.Handler):
@@ -92,7 +98,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", _mostly_slow(STEPS, fast=("client trained", "recorded")))
 def test_a_run_killed_at_any_step_ends_as_if_it_had_not_been(step, seed, whole, tmp_path):
     round = 1 + seed % 2  # after the last round there is nothing to check a point of
     path = killed([*KINDS["edgefd"], f"seed={seed}"], tmp_path, step=step, round=round)
@@ -111,11 +117,7 @@ def test_a_run_killed_at_any_step_ends_as_if_it_had_not_been(step, seed, whole, 
 
 @pytest.mark.parametrize("kind", ["student", "fedavg", "workers", "sums", "replay", "budget"])
 @pytest.mark.parametrize(
-    "step",
-    [
-        "answered",
-        *(pytest.param(s, marks=pytest.mark.slow) for s in ("recorded", "checkpoint in place")),
-    ],
+    "step", _mostly_slow(("answered", "recorded", "checkpoint in place"), fast=())
 )
 def test_students_optimizers_and_workers_go_on_too(kind, step, whole, tmp_path):
     path = killed([*KINDS[kind], "seed=0"], tmp_path, step=step, round=2)
@@ -126,6 +128,7 @@ def test_students_optimizers_and_workers_go_on_too(kind, step, whole, tmp_path):
         assert after["rounds_done"] == 2, "a round done again is paid for once"
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_still_ends_the_same(whole, tmp_path):
     path = killed([*KINDS["edgefd"], "seed=0"], tmp_path, step="combined", round=1)
     for step, round in (("client trained", 1), ("recorded", 2), ("measured", 3)):
@@ -146,7 +149,9 @@ def test_a_run_killed_again_and_again_still_ends_the_same(whole, tmp_path):
 @pytest.mark.parametrize(
     "file", ["server.safetensors", "clients-00.safetensors", "checkpoint.json"]
 )
-@pytest.mark.parametrize("damage", ["cut short", "one bit", "missing"])
+@pytest.mark.parametrize(
+    "damage", _mostly_slow(("cut short", "one bit", "missing"), fast=("one bit",))
+)
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(file, damage, whole, tmp_path):
     path = killed([*KINDS["edgefd"], "seed=0"], tmp_path, step="begun", round=3)
     newest = path / FOLDER / "round-0002" / file
@@ -166,6 +171,7 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(file, damage
     assert folder.summary()["result_hash"] == whole("edgefd", 0)["result_hash"]
 
 
+@pytest.mark.slow
 def test_with_all_checkpoints_damaged_a_run_begins_again(whole, tmp_path):
     path = killed([*KINDS["edgefd"], "seed=0"], tmp_path, step="begun", round=3)
     for manifest in path.glob(f"{FOLDER}/round-*/checkpoint.json"):
