@@ -190,6 +190,7 @@ def _run(tmp_path: Path, script: str, *words: str) -> list[tuple[str, list[str]]
     ],
     ids=["knowledge", "parameters", "sums"],
 )
+@pytest.mark.slow
 def test_a_run_pickles_nothing(tmp_path, words):
     """Requests, replies, harvests, proxy sets, transcripts, states: all of it crosses as bytes."""
     assert _run(tmp_path, SIMULATE, *words) == []

@@ -61,6 +61,7 @@ def _run(tmp_path, script: str, *words: str) -> tuple[subprocess.CompletedProces
     ],
     ids=["one process", "workers", "masked sums"],
 )
+@pytest.mark.slow
 def test_a_simulation_opens_no_network_socket(tmp_path, words):
     """Audit hooks see every socket of this process and of the workers forked from it."""
     done, opened = _run(tmp_path, SIMULATE, *words)
