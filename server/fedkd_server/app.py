@@ -14,6 +14,8 @@ from flwr.serverapp import Grid, ServerApp
 from fedkd.results import RoundResult, summarise
 from fedkd.run_folder import RunFolder
 from fedkd.scenario import Scenario, from_json
+from fedkd.transport.careful import CarefulGrid
+from fedkd.transport.grid import SimulationGrid
 from fedkd.transport.inprocess import SCENARIO_KEY
 from fedkd_server.rounds import run_rounds
 
@@ -33,10 +35,11 @@ def build_app(consume: Consumer) -> ServerApp:
     def main(grid: Grid, context: Context) -> None:  # pyright: ignore[reportUnusedFunction]
         scenario = from_json(str(context.run_config[SCENARIO_KEY]))
         torch.set_num_threads(scenario.runtime.threads)
+        carrier = grid if isinstance(grid, SimulationGrid) else CarefulGrid(grid)
 
         def start(folder: RunFolder) -> Iterator[RoundResult]:
             return run_rounds(
-                grid,
+                carrier,
                 scenario,
                 folder.ledger,
                 checkpoints=folder.checkpoints,

@@ -75,9 +75,9 @@ class RollCall:
             return
         self.reasons.clear()
         for message in self._grid.send_and_receive(questions, timeout=timeout):
-            node = message.metadata.src_node_id
+            node = message.metadata.src_node_id  # Flower's own if it speaks for one that went away
             try:
-                self._hear(message, name=names[node] if named else None)
+                self._hear(message, name=names.get(node, "") if named else None)
             except _Refused as error:
                 self.reasons[node] = str(error)
 

@@ -11,6 +11,8 @@ in CORPUS as ``crash-...``, ``timeout-...`` or ``oom-...``; put them into ``test
 from __future__ import annotations
 
 import sys
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import atheris
@@ -35,9 +37,16 @@ def seeded(corpus: Path) -> None:
             (corpus / f"{way}-{name.replace(' ', '-')}").write_bytes(bytes([way]) + data)
 
 
-def one_input(data: bytes) -> None:
-    """Read one input."""
-    harness.swallow(data)
+def one_input(data: bytes, *, corpus: Path) -> None:
+    """Read one input, and keep it beside the corpus if it breaks something.
+
+    libFuzzer would write it too, but its alarm may end the process while Python is shut down.
+    """
+    try:
+        harness.swallow(data)
+    except BaseException:
+        (corpus / f"crash-{sha256(data).hexdigest()[:40]}").write_bytes(data)
+        raise
 
 
 def main() -> None:
@@ -55,7 +64,7 @@ def main() -> None:
         f"-artifact_prefix={corpus}/",
         "-print_final_stats=1",
     ]
-    atheris.Setup([sys.argv[0], *options, str(corpus)], one_input)
+    atheris.Setup([sys.argv[0], *options, str(corpus)], partial(one_input, corpus=corpus))
     atheris.Fuzz()
 
 

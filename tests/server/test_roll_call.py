@@ -12,6 +12,7 @@ from fedkd_clients.app import build_app
 from fedkd_clients.fleet import Fleet
 from fedkd_clients.store import MemoryStore
 from fedkd_server.rounds import run_rounds
+from flwr.app import Error, Message
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -75,6 +76,29 @@ def test_among_registered_nodes_one_without_a_name_is_nobody(tiny, fleet):
     grid = _grid(tiny(), fleet(), "client-0", "client-1", "")
     with pytest.raises(RunStopped, match=r"missing client ids \[2\].*registered as '' says"):
         _start(grid, tiny())
+
+
+def test_a_node_that_goes_away_while_it_is_asked_is_asked_again(tiny, fleet, monkeypatch):
+    """Flower answers for it with an error from its own node id, which nobody is registered as."""
+    monkeypatch.setenv("FEDKD_WAIT_S", "30")
+
+    class Leaving(RegisteredGrid):
+        left = 1
+
+        def send_and_receive(self, messages, *, timeout=None):
+            replies = super().send_and_receive(messages, timeout=timeout)
+            if self.left:
+                self.left -= 1
+                gone = Message(Error(code=5, reason="Node Unavailable"), reply_to=messages[1])
+                vars(gone.metadata)["_src_node_id"] = 10**6
+                replies[1] = gone
+            return replies
+
+    app = build_app(lambda _: fleet())
+    grid = Leaving(app, n_clients=3, scenario_json=to_json(tiny()))
+    grid.names = ("client-0", "client-1", "client-2")
+    assert _start(grid, tiny()).failures == []
+    assert grid.left == 0
 
 
 def test_a_client_with_another_scenario_is_refused_with_both_hashes(tiny, fleet):

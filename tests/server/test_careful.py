@@ -1,0 +1,91 @@
+"""What Flower's reader raises on one node's answer costs that node its answer, and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import httpx
+import pytest
+import torch
+from fedkd_clients.app import build_app
+from fedkd_clients.fleet import Fleet
+from fedkd_clients.store import MemoryStore
+from fedkd_server.rounds import run_rounds
+from flwr.app import Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedkd.results import RoundResult
+from fedkd.scenario import to_json
+from fedkd.transport.careful import CarefulGrid
+from fedkd.transport.inprocess import InProcessGrid
+
+ODD = 1
+
+
+class Together(InProcessGrid):
+    """Reads all the answers of a call, as Flower's grid does; those read are gone when one raises.
+
+    Attributes:
+        raised: what an answer of client ODD in a round provokes.
+    """
+
+    raised: Exception | None = None
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        answers = super().pull_messages(message_ids)
+        for answer in answers:
+            about = answer.metadata
+            if self.raised and about.src_node_id == ODD + 1 and about.group_id != "0":
+                raise self.raised
+        return answers
+
+
+@pytest.fixture
+def run(tiny):
+    def start(raised: Exception | None, *, careful: bool = True) -> list[RoundResult]:
+        scenario = tiny("rounds=2", "min_completion=0.1")
+        fleet = Fleet(scenario, MemoryStore(), device=torch.device("cpu"), simulated=True)
+        inner = Together(
+            build_app(lambda _: fleet), n_clients=scenario.clients, scenario_json=to_json(scenario)
+        )
+        inner.raised = raised
+        TaskIdentity.task_id = TaskIdentity.run_id = inner.run.run_id
+        TaskIdentity.node_id = 0
+        return list(run_rounds(CarefulGrid(inner) if careful else inner, scenario))
+
+    return start
+
+
+def test_nothing_odd_changes_nothing(run):
+    assert [r.digest for r in run(None)] == [r.digest for r in run(None, careful=False)]
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), RecursionError("x")])
+def test_an_odd_answer_is_that_clients_failure_alone(run, error):
+    results = run(error)
+    reason = f"unreadable reply ({type(error).__name__})"
+    told = [(f.round, f.client, f.reason) for r in results[1:] for f in r.failures]
+    assert told == [(1, ODD, reason), (2, ODD, reason)]
+    assert all(result.digest for result in results[1:])
+
+
+def test_together_one_odd_answer_ends_the_run(run):
+    with pytest.raises(ValueError, match="x"):
+        run(ValueError("x"), careful=False)
+
+
+def test_a_superlink_that_is_gone_is_no_clients_fault(run):
+    with pytest.raises(httpx.ConnectError):
+        run(httpx.ConnectError("gone"))
+
+
+def test_what_was_too_large_to_send_is_not_waited_for(tiny):
+    class Full(InProcessGrid):
+        def push_messages(self, messages):
+            return []
+
+    scenario = tiny()
+    grid = CarefulGrid(Full(lambda *_: None, n_clients=3, scenario_json=to_json(scenario)))
+    message = Message(RecordDict(), 1, "train.hello")
+    assert grid.push_messages([message]) == [""]
+    assert grid.send_and_receive([message]) == []
