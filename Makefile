@@ -15,6 +15,8 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-slow
 	-$(MAKE) full-data
+	-$(BIN)/python -c "import importlib.util as u, sys; sys.exit(not u.find_spec('byzfl'))" || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps byzfl==0.0.11
 	FEDKD_DATA=$(FULL_DATA) $(BIN)/python -m pytest -m slow
 
 # Full FashionMNIST from Debian's package, without root; elsewhere see `fedkd data check`.

@@ -1,7 +1,6 @@
 """Robust rules against NumPy, SciPy and naive loops, and against uploads that lie.
 
-byzfl would be an oracle too, but importing it needs torchvision, whose published wheels do not
-load beside a CPU build of torch.
+``test_byzfl.py`` has another library's rules beside ours.
 """
 
 from __future__ import annotations
