@@ -19,8 +19,7 @@ from fedkd.audit.intervals import (
     Floats,
     Interval,
     Ints,
-    percentiles,
-    resampled_means,
+    mean_interval,
 )
 
 FLOOR = 1 / math.log(2)
@@ -157,8 +156,8 @@ class LevelExposure:
         insertions: how often each of them was in the training data.
         n_canaries: how many there are.
         mean: their mean exposure in bits.
-        interval: percentile bootstrap of the mean over canaries; None for fewer than five. With
-            20 canaries that leak nothing a nominal 95 % covers about 90 %, with 100 about 93 %.
+        interval: bootstrap-t of the mean over canaries; None for fewer than five. A nominal 95 %
+            covers 93 to 97 %, but 87 % where 1 in 10 canaries leaks all and the others nothing.
         floor: mean exposure in bits if nothing leaked.
         cap: largest exposure in bits that could have been seen.
         chi_square_p: p-value of "nothing leaks"; see :func:`chi_square_p`.
@@ -205,7 +204,7 @@ def _level(
     bits = exposures.bits
     interval = None
     if len(bits) >= FEWEST:
-        interval = percentiles(resampled_means(bits[:, None], rng=rng)[:, 0], confidence=confidence)
+        interval = mean_interval(bits, most=exposures.cap, rng=rng, confidence=confidence)
     return LevelExposure(
         insertions=insertions,
         n_canaries=len(bits),

@@ -93,6 +93,7 @@ def judged(
     members: Floats,
     nonmembers: Floats,
     *,
+    delta: float,
     note: str,
     rng: np.random.Generator,
     certify: bool = True,
@@ -102,6 +103,7 @@ def judged(
     Args:
         members: their scores.
         nonmembers: theirs.
+        delta: that the run's guarantees are stated at: a bound at another cannot contradict them.
         note: of the attack.
         rng: draws the halves of the bound.
         certify: False where the two differ in more than membership: no epsilon follows then.
@@ -109,7 +111,7 @@ def judged(
     if min(len(members), len(nonmembers)) < 2:
         few = f"{len(members)} members and {len(nonmembers)} non-members of the same classes"
         return Result(at_risk=AT_RISK, note=f"{few} are too few. {note}".strip())
-    found = membership(members, nonmembers, rng=rng)
+    found = membership(members, nonmembers, rng=rng, delta=delta)
     if not certify:
         found = replace(found, bound=None)
     return Result(at_risk=AT_RISK, membership=found, note=note)

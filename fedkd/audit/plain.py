@@ -13,6 +13,7 @@ from fedkd.audit.bounds import EpsilonBound, Relation
 from fedkd.audit.exposure import LevelExposure
 from fedkd.audit.findings import Extraction, Membership, Result
 from fedkd.audit.intervals import Interval
+from fedkd.audit.power import least_found
 from fedkd.audit.roc import Roc
 
 ROC_POINTS = 200
@@ -80,12 +81,13 @@ def measured(result: Result) -> bool:
     return any(part is not None for part in one) or bool(result.labels or result.figures)
 
 
-def _size(found: Result) -> int:
+def _size(found: Result) -> int | None:
+    """Return how many were judged; None for an attack that counts no members and no canaries."""
     if found.membership is not None:
         return found.membership.auc.n_members + found.membership.auc.n_nonmembers
     if found.extraction is not None:
         return len(found.extraction.insertions)
-    return len(found.labels) if found.bound is None else found.bound.n_canaries
+    return (len(found.labels) or None) if found.bound is None else found.bound.n_canaries
 
 
 def _membership(found: Membership | None) -> dict[str, Any]:
@@ -107,6 +109,7 @@ def _bound(found: Result) -> dict[str, Any]:
     return {
         "eps_lb": None if bound is None else _number(bound.epsilon),
         "eps_ceiling": None if bound is None else _number(bound.ceiling),
+        "eps_detectable": _number(least_found(found)),
         "eps_delta": None if bound is None else _number(bound.delta),
         "eps_unit": unit,
         "eps_rule": "" if bound is None else _rule(bound),

@@ -83,18 +83,26 @@ def verdict(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         sentence = f"No attack{_that_decides(rows)} ran, so nothing can be said about leakage."
     elif reach < LEAST_CEILING:
         grade = UNKNOWN
+        did = f"No attack{_of_these(rows)} found anything ({corrected})"
         sentence = (
-            f"No attack found anything ({corrected}), but even a perfect one could have certified "
+            f"{did}, but even a perfect one could have certified "
             f"no more than epsilon {reach:.2f}: the audit is too small to tell."
         )
     else:
         grade = NO_LEAK
-        sentence = f"No attack did better than chance ({corrected}). This is no proof: others may."
+        did = f"No attack{_of_these(rows)} did better than chance ({corrected})."
+        sentence = f"{did} This is no proof: others may."
     return {"grade": grade, "sentence": sentence, "limits": _limits(rows)}
 
 
 def _named(leaks: Sequence[LeakTest]) -> str:
     return ", ".join(dict.fromkeys(f"the channel {test.channel!r}" for test in leaks))
+
+
+def _of_these(rows: Sequence[dict[str, Any]]) -> str:
+    """Return which attacks are meant, where others ran that are set aside."""
+    aside = any(row["status"] == "ran" and not row["decides"] for row in rows)
+    return " that decides" if aside else ""
 
 
 def _that_decides(rows: Sequence[dict[str, Any]]) -> str:

@@ -83,8 +83,8 @@ thead th { border-bottom: 2px solid var(--line); color: var(--soft); font-weight
 tbody th { font-weight: 600; overflow-wrap: break-word; }
 td { overflow-wrap: break-word; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-.below { display: block; color: var(--soft); font-size: .85em; font-weight: 400;
-  white-space: nowrap; }
+.below { display: block; color: var(--soft); font-size: .85em; font-weight: 400; }
+.number .below { white-space: nowrap; }
 figure { margin: 1rem 0 1.5rem; }
 figure svg { display: block; width: 100%; height: auto; color: var(--ink); }
 figcaption { color: var(--soft); font-size: .9rem; max-width: 46rem; margin-top: .4rem; }

@@ -60,6 +60,9 @@ def test_a_whole_audit_of_a_leaking_run(leaky, tmp_path):
     for name in aside:
         assert any(line.startswith(f"{name}: ") for line in found["verdict"]["limits"])
     assert by_attack["canary_uploads"]["eps_lb"] > 2
+    bounded = [row for row in found["channels"] if row["eps_lb"] is not None]
+    assert {row["eps_delta"] for row in bounded} == {1e-5}, "the delta of the run's guarantees"
+    assert all(row["eps_detectable"] > 0 for row in bounded)
     assert "roc" not in by_attack["lira"]
     for key in ("report_html", "report_json", "report_md", "report_pdf"):
         assert (tmp_path / found[key].rsplit("/", 1)[-1]).stat().st_size > 1000

@@ -12,12 +12,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fedkd_clients.dp_training import Streams, dp_train_round
+from fedkd_clients.dp_training import PrivateGradients, Streams, dp_train_round
 from scipy import stats
 from torch import Tensor, nn
 
 from fedkd.filters.base import ClientView
 from fedkd.filters.dp_centroids import DPCentroids, class_table
+from fedkd.privacy.events import SampledGaussian
 from fedkd.privacy.settings import Privacy
 from fedkd.rng import borrowed, noise_stream
 from fedkd.scenario import Scenario
@@ -28,20 +29,6 @@ from fedkd.training.steps import Examples, Student, make_optimizer
 ALARM = 1e-3
 N, RATE, STEPS = 20, 0.1, 2000
 TRAINING = Training(optimizer=OptimizerName.SGD, learning_rate=0.5, batch_size=16)
-
-
-class Watched(nn.Module):
-    """A linear model that notes which examples it was shown; an example's input is its number."""
-
-    def __init__(self, width: int = 1) -> None:
-        super().__init__()
-        with borrowed(torch.Generator()):
-            self.linear = nn.Linear(1, width)
-        self.seen: list[Tensor] = []
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        self.seen.append(inputs.detach().flatten().long())
-        return self.linear(inputs / N)
 
 
 class Indifferent(Task):
@@ -87,22 +74,28 @@ def _train(module: nn.Module, n: int, task: Task, *, seed: int = 0, epochs: int 
 
 
 def _drawn(seed: int = 0) -> np.ndarray:
-    """Return which of N examples were drawn in each of STEPS steps, bool ``[steps, N]``."""
-    module = Watched(2)
-    event = _train(
-        module,
-        N,
-        Classification(2),
-        seed=seed,
-        epochs=STEPS // 10,
-        noise_multiplier=1.0,
-        sampling_probability=RATE,
+    """Return which of N examples moved the gradient of each of STEPS steps, bool ``[steps, N]``."""
+    with borrowed(torch.Generator()):
+        module = nn.Linear(N, 2)  # an example's input is a row of the unit matrix
+    student = Student(module=module, optimizer=make_optimizer(module, TRAINING))
+    gradients = PrivateGradients(
+        student,
+        Examples(inputs=torch.eye(N), labels=torch.arange(N) % 2),
+        scenario=Scenario(
+            training=TRAINING, privacy=Privacy(noise_multiplier=1e-6, sampling_probability=RATE)
+        ),
+        task=Classification(2),
+        streams=_streams(seed),
     )
+    drawn = np.zeros((STEPS, N), dtype=bool)
+    with gradients.attached(STEPS):
+        for step in range(STEPS):
+            gradients.compute()
+            assert module.weight.grad is not None
+            drawn[step] = (module.weight.grad[0].abs() > 1e-3).numpy()
+    event = gradients.event()
+    assert isinstance(event, SampledGaussian)
     assert event.count == STEPS
-    drawn = np.zeros((STEPS, N), dtype=bool)  # empty batches are not shown to the module
-    for step, rows in enumerate(module.seen):
-        assert len(torch.unique(rows)) == len(rows)
-        drawn[step, rows.numpy()] = True
     return drawn
 
 

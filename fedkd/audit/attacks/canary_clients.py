@@ -2,7 +2,8 @@
 
 After Andrew et al. 2024, https://arxiv.org/abs/2302.03098, moved from parameter updates to answers
 about proxy rows, and bounded as in one-run audits (Steinke et al. 2023,
-https://arxiv.org/abs/2305.08846) instead of by a fitted Gaussian. Differences: canary clients were
+https://arxiv.org/abs/2305.08846) instead of by a fitted Gaussian; beside it stands the bound by
+f-DP of Mahloujifar et al. 2025, https://arxiv.org/abs/2410.22235. Differences: canary clients were
 not part of the run. The auditor, who knows the aggregator, adds them to the recorded uploads and
 aggregates once more, with the run's protector and noise. Each takes part with its own pattern or,
 by a fair coin, with another one that nobody knows, so the bound is about replacing a client.
@@ -25,7 +26,8 @@ from fedkd.audit.attacks.base import Attack, Bench, Truth, attacks
 from fedkd.audit.attacks.surrogates import degenerate, drawn_seed, method_of, sound
 from fedkd.audit.bounds import Relation
 from fedkd.audit.findings import Figure, Result
-from fedkd.audit.guesses import guess_membership_split
+from fedkd.audit.gaussian import one_run_bound_gaussian
+from fedkd.audit.guesses import Guesses, guess_membership_split
 from fedkd.audit.intervals import share_interval
 from fedkd.audit.one_run import one_run_bound
 from fedkd.audit.roc import auc
@@ -93,7 +95,10 @@ class CanaryClients(Attack):
         guesses = replace(guess_membership_split(scores, coins, rng=rng), relation=Relation.REPLACE)
         return Result(
             at_risk=AT_RISK,
-            figures=_figures(scores, coins, d=len(consensus) * (n_classes - 1)),
+            figures=(
+                *_figures(scores, coins, d=len(consensus) * (n_classes - 1)),
+                _within_gaussians(guesses, delta=scenario.privacy.delta),
+            ),
             bound=one_run_bound(guesses, delta=scenario.privacy.delta),
             bound_unit=UNIT,
             note=_note(scenario, len(companions), len(rows)),
@@ -240,4 +245,13 @@ def _figures(scores: Floats, coins: NDArray[np.bool_], *, d: int) -> tuple[Figur
             chance=0.0,
             p=float(ndtr(-ins.mean() * (d * len(ins)) ** 0.5)),
         ),
+    )
+
+
+def _within_gaussians(guesses: Guesses, *, delta: float) -> Figure:
+    """Return the epsilon that the same guesses certify of a mechanism that is Gaussian-like."""
+    return Figure(
+        name=f"epsilon at least, by f-DP: if the noise is Gaussian-like, at delta {delta:g}",
+        value=one_run_bound_gaussian(guesses, delta=delta).epsilon,
+        chance=0.0,
     )

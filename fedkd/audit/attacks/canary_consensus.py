@@ -59,6 +59,7 @@ class CanarySurrogateConsensus(Attack):
                 line.exposures(losses),
                 [c.insertions for c in canaries],
                 extrapolations=line.extrapolations(losses, rng=rng),
+                delta=bench.scenario.privacy.delta,
                 rng=rng,
             ),
             bound_unit=unit_of(canaries),

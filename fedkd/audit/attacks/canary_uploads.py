@@ -55,6 +55,7 @@ class CanaryUploads(Attack):
                 line.exposures(losses),
                 [c.insertions for c in seen],
                 extrapolations=line.extrapolations(losses, rng=rng),
+                delta=bench.scenario.privacy.delta,
                 rng=rng,
                 numbers=[c.number for c in seen],
             ),

@@ -56,6 +56,7 @@ class ConfidenceOnProxy(Attack):
         return judged(
             members,
             others,
+            delta=bench.scenario.privacy.delta,
             note=f"{MATCHED} Non-members are rows that other clients gave and trained on; one row "
             "can serve for several clients. The server is told who gave which row anyway.",
             rng=rng,

@@ -63,7 +63,8 @@ class CoopLira(Attack):
             if min(map(len, sides)):
                 others = [copies[other] for other in chosen if other != client]
                 scores.append(standardized(copies[client], others, sides, task=bench.task))
-        return judged(*joined(scores), note=self._note(len(chosen), len(uploads)), rng=rng)
+        note, delta = self._note(len(chosen), len(uploads)), bench.scenario.privacy.delta
+        return judged(*joined(scores), delta=delta, note=note, rng=rng)
 
     def _note(self, n_copies: int, n_clients: int) -> str:
         spread = "each example's own"

@@ -84,7 +84,8 @@ class DistillationLira(Attack):
             f"{MATCHED} Attacked: {listed(chosen)} of {len(uploads)}, drawn at random, with "
             f"{self.references} reference models."
         )
-        return judged(*joined(scores), note=note + degenerate(len(uploads)), rng=rng)
+        note, delta = note + degenerate(len(uploads)), bench.scenario.privacy.delta
+        return judged(*joined(scores), delta=delta, note=note, rng=rng)
 
     def _half(self, bench: Bench, *, rng: np.random.Generator) -> tuple[Examples, int]:
         half = rng.permutation(len(bench.public))[: max(1, len(bench.public) // 2)]

@@ -64,4 +64,5 @@ class Lira(Attack):
         members, others = ((s - c) / scale for s, c in zip(seen, centers, strict=True))
         note = f"{self.references} reference models saw {n // 2} public examples each."
         note = f"{compared(bench.task)} {note}"
-        return judged(members, others, note=note, rng=rng, certify=not self.set_aside(bench))
+        certify, delta = not self.set_aside(bench), bench.scenario.privacy.delta
+        return judged(members, others, delta=delta, note=note, rng=rng, certify=certify)

@@ -36,4 +36,5 @@ class LossThresholdStudent(Attack):
         ins, outs = suspects_of_all(truth, rng=rng)
         members, others = (-example_losses(student, part, task=bench.task) for part in (ins, outs))
         note, certify = compared(bench.task), not self.set_aside(bench)
-        return judged(members, others, note=note, rng=rng, certify=certify)
+        delta = bench.scenario.privacy.delta
+        return judged(members, others, delta=delta, note=note, rng=rng, certify=certify)

@@ -52,6 +52,7 @@ class LossThresholdUploads(Attack):
         return judged(
             np.concatenate(found[0]),
             np.concatenate(found[1]),
+            delta=bench.scenario.privacy.delta,
             note=f"{MATCHED} Scores of {len(sent)} clients' surrogates are pooled.",
             rng=rng,
         )

@@ -84,4 +84,5 @@ class Rmia(Attack):
         )
         note = f"{self.references} reference models, {len(ranked)} public examples."
         note = f"{compared(bench.task)} {note}"
-        return judged(members, others, note=note, rng=rng, certify=not self.set_aside(bench))
+        certify, delta = not self.set_aside(bench), bench.scenario.privacy.delta
+        return judged(members, others, delta=delta, note=note, rng=rng, certify=certify)

@@ -41,7 +41,7 @@ def claims_box(result: dict[str, Any]) -> ClaimsBox:
     claim, bounds = result["claim"], _bounds(result)
     formal, counted = claim["epsilon"], [row for row in bounds if row["decides"]]
     best = next(iter(counted or bounds), None)
-    comparable = [row for row in bounds if _same_unit(row, claim["unit"])]
+    comparable = [row for row in bounds if _comparable(row, claim)]
     rival = comparable[0] if comparable else None
     tone, head = _judged(result, best, rival)
     notes = [str(warning) for warning in claim["warnings"]]
@@ -58,7 +58,7 @@ def claims_box(result: dict[str, Any]) -> ClaimsBox:
             _formal_tile(claim),
             _bound_tile(best, len(counted or bounds)),
             _gap_tile(formal, rival),
-            _ceiling_tile(bounds),
+            _ceiling_tile(counted or bounds),
         ),
         notes=tuple(notes),
     )
@@ -70,8 +70,12 @@ def _bounds(result: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(measured, key=lambda row: -row["eps_lb"])
 
 
-def _same_unit(row: dict[str, Any], unit: str | None) -> bool:
-    return bool(unit) and str(unit).lower() in str(row["eps_unit"] or "").lower()
+def _comparable(row: dict[str, Any], claim: dict[str, Any]) -> bool:
+    """Return whether a bound is about the claim's unit, at its delta or a larger one."""
+    unit, delta = claim["unit"], row["eps_delta"]
+    if not unit or str(unit).lower() not in str(row["eps_unit"] or "").lower():
+        return False
+    return delta is not None and delta >= (claim["delta"] or 0.0)
 
 
 def _judged(
@@ -84,7 +88,8 @@ def _judged(
     if rival is not None and rival["eps_lb"] > formal:
         return Tone.BAD, (
             f"The audit contradicts the formal guarantee: epsilon is at least "
-            f"{at_least(rival['eps_lb'])}, the guarantee says {at_most(formal)}"
+            f"{at_least(rival['eps_lb'])} (at 95 %, this bound by itself), the guarantee says "
+            f"{at_most(formal)}"
         )
     if shown > formal:
         return Tone.MILD, (
@@ -145,7 +150,7 @@ def _gap_tile(formal: Any, rival: dict[str, Any] | None) -> Tile:
     if formal is None:
         return Tile(name="gap", value=NOTHING, more="there is no formal epsilon")
     if rival is None:
-        return Tile(name="gap", value=NOTHING, more="no lower bound for the same unit")
+        return Tile(name="gap", value=NOTHING, more="no lower bound for the same unit and delta")
     gap = formal - rival["eps_lb"]
     meaning = "neither proved nor refuted" if gap >= 0 else "below 0: the guarantee is refuted"
     more = f"down to {at_least(rival['eps_lb'])}, the largest bound for the same unit; {meaning}"

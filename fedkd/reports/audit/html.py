@@ -32,7 +32,7 @@ from fedkd.reports.pictures import Picture, svg
 
 CODES = ("scenario hash", "result hash", "transcript", "data", "model", "run folder")
 OPEN_ROWS = 12
-"""Longer tables are folded, all but those of the channels."""
+"""Longer tables are folded, all but those of what attacks found."""
 LIMITS, OPEN_LIMITS = "What this does not tell", 6
 NO_REDUCTION = "how much exposure is gone cannot be told"
 
@@ -176,7 +176,8 @@ def _grid(grid: Grid) -> Html:
     if not grid.rows:
         return Html("")
     made = table(grid.header, grid.rows, caption=grid.caption, numbers=grid.numbers)
-    if len(grid.rows) > OPEN_ROWS and grid.header[0] != "channel":
+    found = grid.header[0] == "channel" or "measure" in grid.header
+    if len(grid.rows) > OPEN_ROWS and not found:
         return details(f"{grid.caption} ({len(grid.rows)} rows)", made)
     return made
 

@@ -123,6 +123,16 @@ def adversary_words(name: str) -> str:
     return THREATS.get(name, name)
 
 
+def _power(detectable: Any) -> str:
+    """Return what a bound of 0 rules out."""
+    if detectable is None:
+        return "its power is below 80 % whatever leaks"
+    return (
+        f"its power is 80 % where a perfect attack meets a true epsilon of {at_most(detectable)}, "
+        "less below"
+    )
+
+
 def footnotes(result: dict[str, Any]) -> list[str]:
     """Return the statistical notes: the audit's own, then n, rule and power of every bound."""
     notes = [str(note) for note in result["footnotes"]]
@@ -134,7 +144,7 @@ def footnotes(result: dict[str, Any]) -> list[str]:
             f"{where}: threshold rule: {row['eps_rule'] or 'not stated'}; epsilon is about "
             f"{row['eps_unit'] or 'a change that is not stated'}{delta}; with n = "
             f"{plain(row['n'])} this audit can certify at most epsilon "
-            f"{at_least(row['eps_ceiling'])}."
+            f"{at_least(row['eps_ceiling'])}; {_power(row['eps_detectable'])}."
         )
     if len(bounds) > 1:
         jointly = max(0, 100 - 5 * len(bounds))

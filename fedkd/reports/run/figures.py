@@ -73,7 +73,7 @@ def proxy_figures(table: Any) -> list[Html]:
 
 
 def bytes_figure(table: Any) -> Html:
-    """Return the serialised bytes of every round by kind and direction; nothing without any."""
+    """Return the serialized bytes of every round by kind and direction; nothing without any."""
     if not table["name"].str.startswith("bytes_").any():
         return Html("")
     picture = _picture(

@@ -78,7 +78,7 @@ def bytes_table(summary: dict[str, Any]) -> Html:
     return table(
         ["kind", "to the server", "to the clients"],
         rows,
-        caption="Serialised bytes, all clients and rounds together",
+        caption="Serialized bytes, all clients and rounds together",
         numbers=("to the server", "to the clients"),
     )
 

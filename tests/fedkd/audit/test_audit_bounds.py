@@ -18,6 +18,7 @@ from fedkd.audit.bounds import (
     membership_ceiling,
 )
 from fedkd.audit.exposure import Exposures
+from fedkd.audit.findings import Result, extraction, membership
 from fedkd.audit.gaussian import one_run_bound_gaussian, threshold_bound_gaussian
 from fedkd.audit.guesses import (
     Guesses,
@@ -25,9 +26,15 @@ from fedkd.audit.guesses import (
     guess_membership_split,
     guess_secrets,
 )
-from fedkd.audit.kary import kary_bound, kary_epsilon
+from fedkd.audit.kary import kary_bound, kary_epsilon, success_rate
 from fedkd.audit.one_run import one_run_bound
-from fedkd.audit.power import detectable, kary_power, membership_power, one_run_power
+from fedkd.audit.power import (
+    detectable,
+    kary_power,
+    least_found,
+    membership_power,
+    one_run_power,
+)
 
 
 def _rng(seed: int = 0) -> np.random.Generator:
@@ -266,3 +273,35 @@ def test_power_counts_what_the_bounds_do():
 def test_a_perfect_audit_cannot_exceed_its_ceiling():
     assert membership_power(100, 100, epsilon=19, target=membership_ceiling(100, 100)) == 0
     assert math.isinf(detectable(lambda e: membership_power(3, 3, epsilon=e)))
+
+
+def _share_above_zero(audits: list[Result]) -> float:
+    bounds = [one.bound or (one.extraction or one.membership).bound for one in audits]
+    return float(np.mean([bound.epsilon > 0 for bound in bounds]))
+
+
+def _responses(epsilon: float, rng: np.random.Generator) -> dict[str, Result]:
+    """Return audits of randomized response: membership, a secret of ten values, a fair coin."""
+    rate = 1 / (1 + math.exp(-epsilon))
+    scores = (rng.random(60) < rate).astype(float), (rng.random(60) > rate).astype(float)
+    first = rng.random(40) < success_rate(epsilon, 10)
+    ranks = Exposures(ranks=np.where(first, 1, rng.integers(2, 11, 40)), n_candidates=10)
+    right = int((rng.random(100) < rate).sum())
+    guesses = Guesses(n_canaries=100, made=100, correct=right)
+    return {
+        "membership": Result(at_risk="", membership=membership(*scores, rng=rng, delta=1e-5)),
+        "secrets": Result(at_risk="", extraction=extraction(ranks, np.ones(40), rng=rng)),
+        "guesses": Result(at_risk="", bound=one_run_bound(guesses, delta=1e-5)),
+    }
+
+
+@pytest.mark.parametrize("kind", ["membership", "secrets", "guesses"])
+def test_the_least_epsilon_that_is_found_is_found_four_times_in_five(kind):
+    rng, repeats = _rng(8), 400
+    least = least_found(_responses(0.0, rng)[kind])
+    audits = [_responses(least, rng)[kind] for _ in range(repeats)]
+    assert 0.8 - 0.07 < _share_above_zero(audits) < 0.8 + 0.1  # 3.5 standard errors, and steps
+
+
+def test_where_nothing_is_bounded_there_is_no_power():
+    assert least_found(Result(at_risk="")) is None

@@ -82,6 +82,7 @@ class TestVerdict:
     def test_nothing_found_is_said_with_what_could_have_been_found(self):
         said = verdict([suspects(0), canaries(0)])
         assert said["grade"] == NO_LEAK
+        assert said["sentence"].startswith("No attack did better than chance")
         assert any("certifies epsilon" in line for line in said["limits"])
 
     def test_it_cannot_tell_when_nothing_ran(self):
@@ -102,6 +103,7 @@ class TestVerdict:
         said = verdict([aside, canaries(0)])
         assert said["grade"] == NO_LEAK
         assert "1 tests" in said["sentence"]
+        assert said["sentence"].startswith("No attack that decides did better than chance")
         assert reason in said["limits"]
         assert not any(line.startswith("loss_threshold_student: a per") for line in said["limits"])
         alone = verdict([aside])

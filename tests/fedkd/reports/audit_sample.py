@@ -13,6 +13,7 @@ from fedkd.audit.extrapolation import extrapolated_exposure
 from fedkd.audit.fair import UNLIKE
 from fedkd.audit.findings import Extraction, Membership, Result, extraction, membership
 from fedkd.audit.plain import channel_row
+from fedkd.audit.power import least_found
 
 LEVELS = (1, 4, 16)
 PER_LEVEL = 24
@@ -58,6 +59,7 @@ def full() -> dict[str, Any]:
             blank("uploads", "server", "label_distribution")
             | {
                 "n": 10,
+                "at_risk": "label distribution of clients, and whose proxy rows are whose",
                 "labels": [_labels(rng, client) for client in range(10)],
                 "figures": [
                     {"name": "mean KL", "value": 0.31, "chance": 1.4, "interval": [0.2, 0.4],
@@ -180,8 +182,9 @@ def run() -> dict[str, Any]:
 def blank(channel: str, adversary: str, attack: str) -> dict[str, Any]:
     """Return a row of an attack that ran and measured nothing."""
     numbers = ("n", "auc", "auc_ci", "auc_p", "tpr_at_fpr_01", "tpr_ci", "tpr_at_fpr_001",
-               "tpr_001_ci", "eps_lb", "eps_ceiling", "eps_delta", "exposure_mean", "exposure_p",
-               "exposure_floor", "exposure_cap", "ranking", "roc")  # fmt: skip
+               "tpr_001_ci", "eps_lb", "eps_ceiling", "eps_detectable", "eps_delta",
+               "exposure_mean", "exposure_p", "exposure_floor", "exposure_cap", "ranking",
+               "roc")  # fmt: skip
     return {
         "channel": channel,
         "adversary": adversary,
@@ -218,6 +221,7 @@ def from_membership(channel: str, adversary: str, attack: str, found: Membership
         "tpr_001_ci": tenth.interval and [tenth.interval.low, tenth.interval.high],
         "eps_lb": found.bound.epsilon,
         "eps_ceiling": found.bound.ceiling,
+        "eps_detectable": least_found(Result(at_risk="", membership=found)),
         "eps_delta": found.bound.delta,
         "eps_unit": f"{found.bound.relation} record",
         "eps_rule": str(found.bound.rule),
@@ -241,6 +245,7 @@ def from_extraction(channel: str, adversary: str, attack: str, found: Extraction
             "n": len(found.insertions),
             "eps_lb": found.bound.epsilon,
             "eps_ceiling": found.bound.ceiling,
+            "eps_detectable": least_found(result),
             "eps_delta": found.bound.delta,
             "eps_unit": "replace one holder's canary examples, all insertions together",
             "eps_rule": str(found.bound.rule),

@@ -26,7 +26,8 @@ def _result(
     result["verdict"]["grade"] = grade
     result["channels"] = [
         audit_sample.blank("uploads", "server", f"attack{n}")
-        | {"n": 100, "eps_lb": bound, "eps_ceiling": 4.2, "eps_unit": unit, "auc": 0.99}
+        | {"n": 100, "eps_lb": bound, "eps_ceiling": 4.2, "eps_delta": 1e-5}
+        | {"eps_unit": unit, "auc": 0.99}
         for n, (bound, unit) in enumerate(bounds)
     ]
     return result
@@ -80,6 +81,24 @@ def test_the_gap_is_to_the_largest_bound_of_the_same_unit():
     assert values["gap"].value == "2.50"
     assert values["the audit's own ceiling"].value == "4.20"
     assert any("must not be compared" in note for note in said.notes)
+
+
+def test_a_bound_at_a_smaller_delta_contradicts_nothing():
+    """A guarantee at delta 1e-5 may break with that chance, so one at 0 says nothing against it."""
+    result = _result(2.0, [(2.1, RECORD)])
+    result["channels"][0]["eps_delta"] = 0.0
+    said = claims_box(result)
+    assert said.tone is Tone.MILD
+    assert "contradicts" not in said.head
+    assert said.tiles[2].more == "no lower bound for the same unit and delta"
+    result["channels"][0]["eps_delta"] = 1e-4
+    assert "contradicts" in claims_box(result).head
+
+
+def test_the_ceiling_is_of_what_counts():
+    result = _result(None, [(0.0, RECORD), (0.0, RECORD)])
+    result["channels"][1] |= {"decides": False, "eps_ceiling": 9.0}
+    assert claims_box(result).tiles[3].value == "4.20"
 
 
 def test_bounds_are_rounded_to_the_side_on_which_they_hold():

@@ -359,7 +359,11 @@ def test_the_power_of_every_bound_is_printed(reports):
     bounds = [row for row in audit_sample.full()["channels"] if row["eps_lb"] is not None]
     for row in bounds:
         ceiling = math.floor(100 * row["eps_ceiling"]) / 100
-        assert f"with n = {row['n']} this audit can certify at most epsilon {ceiling:.2f}" in words
+        least = math.ceil(100 * row["eps_detectable"]) / 100
+        assert (
+            f"with n = {row['n']} this audit can certify at most epsilon {ceiling:.2f}; its power "
+            f"is 80 % where a perfect attack meets a true epsilon of {least:.2f}"
+        ) in words
     assert f"{len(bounds)} lower bounds are shown" in words
 
 

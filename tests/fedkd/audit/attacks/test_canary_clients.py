@@ -42,10 +42,11 @@ def test_a_plain_mean_hides_nobody(plain):
     assert found.bound.relation is Relation.REPLACE
     assert found.bound.delta == plain.scenario.privacy.delta
     assert found.bound.epsilon > 0.6 * found.bound.ceiling > 1
-    auc, share, cosine = found.figures
+    auc, share, cosine, gaussian = found.figures
     assert auc.value > 0.95
     assert share.value > 0.8
     assert cosine.p < 1e-6
+    assert gaussian.value > found.bound.epsilon, "a smaller family, a larger bound"
     assert "Replayed aggregation" in found.note
     assert "over 100 rows" in found.note
 
@@ -63,9 +64,11 @@ def test_the_bound_stays_below_the_epsilon_of_the_noise(plain, multiplier, most)
     """
     noisy = _noisy(plain, multiplier)
     true = gaussian_epsilon(1 / multiplier, delta=noisy.scenario.privacy.delta)
-    found = [_run(noisy, seed, canaries=200).bound.epsilon for seed in range(20)]
+    replays = [_run(noisy, seed, canaries=200) for seed in range(20)]
+    found = [one.bound.epsilon for one in replays]
     assert sum(epsilon > true for epsilon in found) < 4
     assert 0 < sum(epsilon > 0 for epsilon in found) <= most
+    assert sum(one.figures[3].value > true for one in replays) < 4
 
 
 def test_much_noise_hides_everybody(plain):
