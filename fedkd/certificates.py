@@ -150,6 +150,22 @@ def server_files(folder: Path) -> ServerFiles:
     return found
 
 
+def check_valid(certificate: Path) -> None:
+    """Refuse to serve with a certificate that no client would take; ConfigError with the date."""
+    now = datetime.datetime.now(datetime.UTC)
+    read = x509.load_pem_x509_certificate(certificate.read_bytes())
+    if read.not_valid_after_utc < now:
+        raise ConfigError(
+            f"{str(certificate)!r} expired on {read.not_valid_after_utc:%Y-%m-%d}; 'fedkd certs "
+            "renew' makes another, and clients need nothing new"
+        )
+    if read.not_valid_before_utc > now:
+        raise ConfigError(
+            f"{str(certificate)!r} is valid from {read.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; "
+            "set this machine's clock"
+        )
+
+
 def client_files(folder: Path, client: int) -> ClientFiles:
     """Return where the files of one client are in ``folder`` or its ``client-N``, there or not."""
     place = folder / f"client-{client}"

@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 
 from fedkd.certificates import ClientFiles
-from fedkd.deployment.names import HELLO, KEY_HEADER
+from fedkd.deployment.names import CODE_SENT, HELLO, KEY_HEADER
 from fedkd.errors import ConfigError
 
 _EXPIRED, _NOT_YET, _OTHER_NAME = 10, 9, (62, 64)
@@ -38,6 +38,7 @@ class Reason(IntEnum):
     OTHER_VERSION = 26
     OTHER_SCENARIO = 27
     CLOCK = 28
+    CODE_SENT = CODE_SENT
 
 
 class Refused(Exception):

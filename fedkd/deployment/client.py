@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,6 +71,12 @@ def join(options: Options, say: Say) -> None:
             child.wait()
         finally:
             stop(child, patience=15)
+        if child.returncode == Reason.CODE_SENT:
+            raise Refused(
+                Reason.CODE_SENT,
+                f"{options.server} sent a bundle with code, or with other apps than fedkd's; this "
+                "client runs what is installed here only: ask whoever operates the server",
+            )
         attempt = 0 if time.monotonic() - begun > _SLOWEST_S else attempt + 1
         pause = _pause(attempt)
         say(f"client {options.client}: ended with code {child.returncode}; again in {pause:.0f} s")
@@ -116,7 +123,8 @@ def _words(options: Options, files: ClientFiles) -> list[str]:
             raise ConfigError(f"{name}: Flower cannot be told {value!r}; avoid quotes in paths")
     config = [f"partition-id={options.client}", *(f"{k}='{v}'" for k, v in facts.items())]
     return [
-        *("flower-supernode", "--superlink", options.server, "--root-certificates", str(files.ca)),
+        *(sys.executable, "-m", "fedkd.deployment.supernode"),
+        *("--superlink", options.server, "--root-certificates", str(files.ca)),
         *("--auth-supernode-private-key", str(files.key), "--node-config", " ".join(config)),
         *("--max-wait-time", str(_GIVE_UP_S), "--host", "127.0.0.1"),
     ]

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 
 from fedkd.certificates import ServerFiles
+from fedkd.deployment.names import COMPONENTS
 from fedkd.deployment.processes import command
 from fedkd.errors import RunStopped
 
@@ -32,8 +33,8 @@ dependencies = ["fedkd=={version}"]
 publisher = "fedkd"
 
 [tool.flwr.app.components]
-serverapp = "fedkd_server.app:app"
-clientapp = "fedkd_clients.app:app"
+serverapp = "{serverapp}"
+clientapp = "{clientapp}"
 
 [tool.flwr.app.config]
 scenario-json = {scenario}
@@ -48,6 +49,7 @@ def write_bundle(folder: Path, scenario_json: str, *, run_id: str) -> None:
         version=importlib.metadata.version("fedkd"),
         scenario=json.dumps(scenario_json, ensure_ascii=False),
         run_id=run_id,
+        **COMPONENTS,
     )
     (folder / "pyproject.toml").write_text(text, encoding="utf-8")
 

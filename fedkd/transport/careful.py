@@ -1,9 +1,11 @@
-"""A Flower grid to real nodes, read so that one node's odd objects cost nobody else's answer."""
+"""A Flower grid to real nodes, read so that one node's odd answer costs nobody else's."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable
+from concurrent.futures import Future, wait
 
 import httpx
 from flwr.app import Error, Message, RecordDict
@@ -15,13 +17,17 @@ from fedkd.transport.messages import ErrorCode
 
 BETWEEN_S = 1.0
 """How long between two looks for answers."""
+QUICK_S = 0.5
+"""How long one answer is waited for before the next is looked at."""
 
 
 class CarefulGrid(Grid):
     """Pulls the answers one by one; what Flower's reader raises on one is that node's error.
 
     Flower's own grid pulls them together: an object that it cannot read raises out of the call, and
-    the answers that were read before it are gone from the SuperLink.
+    the answers that were read before it are gone from the SuperLink. It also waits, for minutes or
+    for ever, for the objects of an answer whose client announced it and then sent no more; here
+    that goes on in the background, and is an answer like any other if it comes to an end.
 
     Args:
         inner: Flower's grid. What it raises about the SuperLink itself is passed on.
@@ -30,6 +36,7 @@ class CarefulGrid(Grid):
     def __init__(self, inner: Grid) -> None:
         self._inner = inner
         self._asked: dict[str, Message] = {}
+        self._pulls: dict[str, Future[list[Message]]] = {}
 
     def set_run(self, run: Run) -> None:
         """Take a run's identity."""
@@ -78,17 +85,41 @@ class CarefulGrid(Grid):
         """Return the answers that are there."""
         answers: list[Message] = []
         for identity in message_ids:
-            try:
-                found = list(self._inner.pull_messages([identity]))
-            except (httpx.HTTPError, OSError):
-                raise
-            except Exception as error:  # whatever a client's bytes provoke is that client's failure
-                failed = Error(ErrorCode.RAISED, f"unreadable reply ({type(error).__name__})")
-                found = [Message(failed, reply_to=self._asked[identity])]
-            if found:
-                self._asked.pop(identity, None)
-            answers += found
+            if not identity:
+                continue
+            if identity not in self._pulls:
+                self._pulls[identity] = self._begin(identity)
+                wait([self._pulls[identity]], timeout=QUICK_S)
+            if self._pulls[identity].done():
+                answers += self._outcome(identity)
         return answers
+
+    def _begin(self, identity: str) -> Future[list[Message]]:
+        """Pull one answer in a thread that does not keep the process alive."""
+        pull: Future[list[Message]] = Future()
+
+        def go() -> None:
+            try:
+                pull.set_result(list(self._inner.pull_messages([identity])))
+            except BaseException as error:
+                pull.set_exception(error)
+
+        threading.Thread(target=go, daemon=True).start()
+        return pull
+
+    def _outcome(self, identity: str) -> list[Message]:
+        """Return what a pull that is done came to, at most one message."""
+        asked = self._asked.get(identity)
+        try:
+            found = self._pulls.pop(identity).result()
+        except (httpx.HTTPError, OSError):
+            raise
+        except Exception as error:  # whatever a client's bytes provoke is that client's failure
+            failed = Error(ErrorCode.RAISED, f"unreadable reply ({type(error).__name__})")
+            found = [] if asked is None else [Message(failed, reply_to=asked)]
+        if found:
+            self._asked.pop(identity, None)
+        return found
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

@@ -19,7 +19,7 @@ from fedkd.transport.records import count_bytes, read_reply, request_records
 from fedkd.transport.sizes import message_size
 from fedkd.types import ProxySet
 from fedkd_server.postbox import Postbox, Wait
-from fedkd_server.roll_call import RollCall
+from fedkd_server.roll_call import RollCall, set_up_limit
 
 
 @dataclass(kw_only=True)
@@ -67,15 +67,17 @@ class Exchange:
     def ask(self, requests: Sequence[Request]) -> Answers:
         """Send one request of one kind to each of some clients and wait for the answers.
 
-        In a round, real clients have until the deadline. One that has not answered by then counts
-        as silent, and an older question than its newest is not worth its while any more.
+        In a round, real clients have until the deadline, and before round 1 as long as they are
+        waited for at the start. One that has not answered by then counts as silent, and an older
+        question than its newest is not worth its while any more.
         """
         answers = Answers()
         if isinstance(self._grid, BatchGrid):
             self._ask_batch(self._grid, requests, answers)
             return answers
         timed = bool(requests) and requests[0].round > 0 and not self.simulated
-        lifetime = self._postbox.wait.lifetime_s if timed else None
+        limit = None if self.simulated or timed else set_up_limit()
+        lifetime = self._postbox.wait.lifetime_s if timed else limit
         messages: list[Message] = []
         packed: dict[tuple[int, ...], tuple[RecordDict, dict[str, int]]] = {}
         for request in requests:
@@ -91,7 +93,8 @@ class Exchange:
             messages.append(Message(records, node, kind, ttl=lifetime, group_id=group))
         asked = {self._nodes[request.client]: request for request in requests}
         if not timed:
-            self._collect(self._grid.send_and_receive(messages), asked, answers)
+            heard = self._grid.send_and_receive(messages, timeout=limit)
+            self._collect(heard, asked, answers)
             return answers
         heard, overdue = self._postbox.exchange(messages, requests)
         self._collect(heard, asked, answers)

@@ -44,7 +44,8 @@ def _accepted(
     for client, reply in answers.replies.items():
         try:
             limit = n_ids if client in simulated else None
-            parts[client] = check_contribution(reply.contribution, like=like, n_ids=limit)
+            given = reply.contribution
+            parts[client] = check_contribution(given, like=like, n_ids=limit, most=n_ids)
         except UploadError as error:
             answers.failures.append(Failure(round=0, client=client, reason=str(error)))
     return parts

@@ -21,6 +21,16 @@ _NAME = re.compile(r"client-(\d+)")
 _BETWEEN_S, _ANSWER_S = 2.0, 180.0
 
 
+def patience() -> float:
+    """Return how many seconds clients that are not there yet are given: ``$FEDKD_WAIT_S`` or 0."""
+    return float(os.environ.get("FEDKD_WAIT_S", "0"))
+
+
+def set_up_limit() -> float:
+    """Return how many seconds a real client may take over a question before round 1."""
+    return patience() + _ANSWER_S
+
+
 class RollCall:
     """Asks every node for its client id, again and again until all are there or time is up.
 
@@ -41,14 +51,10 @@ class RollCall:
         self.reasons: dict[int, str] = {}
 
     def hold(self, n_clients: int) -> list[int]:
-        """Return the ids of the clients that are missing.
-
-        ``$FEDKD_WAIT_S`` seconds (none) are given to clients that are not there yet.
-        """
-        patience = float(os.environ.get("FEDKD_WAIT_S", "0"))
-        limit, told = time.monotonic() + patience, ""
+        """Return the ids of the clients that are missing, after :func:`patience` at the latest."""
+        limit, told = time.monotonic() + patience(), ""
         while True:
-            self._ask(timeout=patience + _ANSWER_S if patience else None)
+            self._ask(timeout=set_up_limit() if patience() else None)
             missing = sorted(set(range(n_clients)) - set(self.nodes))
             if not missing or time.monotonic() >= limit:
                 return missing

@@ -136,7 +136,11 @@ def check_update(upload: Upload | None, sent: Broadcast | None) -> Update:
 
 
 def check_contribution(
-    contribution: ProxySet | None, *, like: Tensor | None, n_ids: int | None = None
+    contribution: ProxySet | None,
+    *,
+    like: Tensor | None,
+    n_ids: int | None = None,
+    most: int | None = None,
 ) -> ProxySet:
     """Return a client's share of the proxy set; UploadError when it is not sound.
 
@@ -144,12 +148,15 @@ def check_contribution(
         contribution: what came.
         like: inputs of the shape and type that are expected; None expects nothing.
         n_ids: ids are below this; None expects nothing.
+        most: inputs that one client may give: all clients are sent them, and predict them all.
     """
     if contribution is None:
         raise UploadError("no contribution in the reply")
     inputs, ids = contribution.inputs, contribution.ids
     if inputs.dim() < 1 or ids.shape != inputs.shape[:1] or ids.dtype != torch.int64:
         raise UploadError("as many ids as inputs are needed")
+    if most is not None and len(ids) > most:
+        raise UploadError("more inputs than the scenario's data set has")
     if len(torch.unique(ids)) < len(ids):
         raise UploadError("ids repeated")
     if len(ids) and (int(ids.min()) < 0 or (n_ids is not None and int(ids.max()) >= n_ids)):

@@ -58,7 +58,8 @@ def test_a_dockerfile_is_sound(path: Path):
     assert {name for name, _ in found} <= INSTRUCTIONS
     assert found[0][0] == "FROM"
     assert all("slim" in rest for name, rest in found if name == "FROM")
-    assert last(path, "USER") == "fedkd", "it does not run as root"
+    assert last(path, "USER") == "10001", "it does not run as root, and clusters can tell"
+    assert "useradd --uid 10001" in " ".join(rest for name, rest in found if name == "RUN")
     for name, rest in found:
         if name in ("ENTRYPOINT", "CMD"):
             assert json.loads(rest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 import httpx
@@ -89,3 +90,37 @@ def test_what_was_too_large_to_send_is_not_waited_for(tiny):
     message = Message(RecordDict(), 1, "train.hello")
     assert grid.push_messages([message]) == [""]
     assert grid.send_and_receive([message]) == []
+
+
+class Stalled(InProcessGrid):
+    """A client's answer is announced in a round and does not come; Flower waits for it."""
+
+    stalls = True
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        answers = super().pull_messages(message_ids)
+        odd = [m for m in answers if m.metadata.src_node_id == ODD + 1]
+        if self.stalls and odd and odd[0].metadata.group_id == "1":
+            self.stalls = False
+            time.sleep(60)
+        return answers
+
+
+@pytest.mark.parametrize("late", ["drop", "next_round"])
+def test_an_answer_that_stalls_holds_up_no_other_and_no_deadline(tiny, late):
+    scenario = tiny("rounds=2", "min_completion=0.1", "deadline_s=3", f"late_policy={late}")
+    fleet = Fleet(scenario, MemoryStore(), device=torch.device("cpu"), simulated=False)
+    inner = Stalled(
+        build_app(lambda _: fleet), n_clients=scenario.clients, scenario_json=to_json(scenario)
+    )
+    TaskIdentity.task_id = TaskIdentity.run_id = inner.run.run_id
+    TaskIdentity.node_id = 0
+    begun = time.monotonic()
+    results = []
+    for result in run_rounds(CarefulGrid(inner), scenario):
+        results.append(result)
+        if result.round == 1:
+            assert time.monotonic() - begun < 40, "the round ends at its deadline"
+    told = [(f.round, f.client) for r in results[1:] for f in r.failures]
+    assert told == [(1, ODD)]
+    assert all(result.digest for result in results[1:])

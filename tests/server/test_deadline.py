@@ -11,6 +11,7 @@ from fedkd_clients.app import build_app
 from fedkd_clients.fleet import Fleet
 from fedkd_clients.store import MemoryStore
 from fedkd_server.postbox import Wait
+from fedkd_server.roll_call import set_up_limit
 from fedkd_server.rounds import run_rounds
 from flwr.app import Message
 from flwr.supercore.task_identity import TaskIdentity
@@ -31,6 +32,7 @@ class SlowGrid(InProcessGrid):
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.sent: list[Message] = []
+        self.limits: list[float | None] = []
         self.twice = False
         self._held: dict[str, int] = {}
         self._pushes = 0
@@ -51,6 +53,7 @@ class SlowGrid(InProcessGrid):
         return super().pull_messages(ready)
 
     def send_and_receive(self, messages, *, timeout=None):
+        self.limits.append(timeout)
         replies = self.pull_messages(self.push_messages(messages))
         in_round = any(reply.metadata.group_id != "0" for reply in replies)
         return replies * 2 if self.twice and in_round else replies
@@ -82,7 +85,17 @@ def test_who_misses_the_deadline_has_not_answered_and_its_message_ages(deployed)
     assert _told(results) == [[(SLOW, Loss.NO_ANSWER.value)]] * 3
     ages = {m.metadata.ttl for m in grid.sent if m.metadata.group_id != "0"}
     assert ages == {0.2}
-    assert all(m.metadata.ttl > 1000 for m in grid.sent if m.metadata.group_id == "0")
+
+
+def test_before_round_1_a_real_client_is_waited_for_as_long_as_at_the_start(deployed, monkeypatch):
+    _, grid = deployed("deadline_s=0.2", "rounds=1")
+    assert grid.limits[:2] == [None, set_up_limit()], "nobody was waited for at the start"
+    kinds = {m.metadata.message_type: m.metadata.ttl for m in grid.sent}
+    assert kinds["train.contribute"] == set_up_limit()
+    monkeypatch.setenv("FEDKD_WAIT_S", "100")
+    _, grid = deployed("rounds=1")
+    assert grid.limits[:3] == [set_up_limit(), set_up_limit(), None]
+    assert 100 < set_up_limit() < 1000
 
 
 def test_a_late_answer_stands_in_next_round_and_waiting_ends(deployed):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from fedkd_server.exchange import Answers
+from fedkd_server.proxy import gather_proxy
 from fedkd_server.validation import (
     Expected,
     UploadError,
@@ -14,7 +17,9 @@ from fedkd_server.validation import (
     check_update,
 )
 
+from fedkd.data.federation import arrays_of
 from fedkd.transport.codes import as_sent
+from fedkd.transport.messages import Reply
 from fedkd.types import Consensus, Knowledge, ProxySet, ProxySource, Space, Update, Wire
 
 EXPECTED = Expected(space=Space.PROBS, temperature=3.0, n_rows=10, n_classes=3)
@@ -293,6 +298,29 @@ def test_a_sound_contribution_passes_unchanged():
 def test_a_bad_contribution_is_dropped_with_its_reason(share, like, reason):
     with pytest.raises(UploadError, match=reason):
         check_contribution(share, like=like)
+
+
+def test_one_client_does_not_swamp_the_proxy_set(tiny):
+    """All others would be sent it; a client on a device may hold any number of examples."""
+    scenario = tiny("clients=2")
+    like = torch.from_numpy(arrays_of(scenario.layout()).train_inputs[:1])
+    most = len(arrays_of(scenario.layout()).train_inputs)
+
+    def asked(requests):
+        given = {0: most, 1: most + 1}
+        replies = {
+            client: Reply(client=client, contribution=_share(like.expand(n, *like.shape[1:])))
+            for client, n in given.items()
+        }
+        return Answers(replies=replies)
+
+    exchange = SimpleNamespace(ask=asked, simulated=frozenset())
+    proxy, answers = gather_proxy(exchange, scenario)
+    assert proxy.owner is not None
+    assert set(proxy.owner.tolist()) == {0}
+    assert [(f.client, f.reason) for f in answers.failures] == [
+        (1, "more inputs than the scenario's data set has")
+    ]
 
 
 # Wire formats.

@@ -17,7 +17,8 @@ from cryptography import x509
 
 from fedkd import certificates
 from fedkd.deployment.admission import Reason, Refused, check
-from fedkd.deployment.gateway import MOST_BYTES, Door, Gateway
+from fedkd.deployment.gateway import Door, Gateway
+from fedkd.deployment.limits import MOST_BYTES, MOST_BYTES_OTHERWISE
 from fedkd.deployment.names import HELLO, KEY_HEADER
 from fedkd.deployment.processes import free_port
 
@@ -152,5 +153,6 @@ def test_strangers_do_not_reach_flower(call, certs: Path, strangers: Path):
 
 def test_a_body_above_the_cap_is_not_read_to_its_end(call, certs: Path):
     key = certs / "server/clients/client-0.pub"
-    assert call("/v1/fleet/push-object", key=key, body=bytes(MOST_BYTES)) == 503
-    assert call("/v1/fleet/push-object", key=key, body=bytes(MOST_BYTES + 1)) == 413
+    for path, most in (("push-object", MOST_BYTES), ("pull-messages", MOST_BYTES_OTHERWISE)):
+        assert call(f"/v1/fleet/{path}", key=key, body=bytes(most)) == 503
+        assert call(f"/v1/fleet/{path}", key=key, body=bytes(most + 1)) == 413

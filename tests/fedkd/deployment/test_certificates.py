@@ -112,3 +112,17 @@ def test_what_is_missing_is_named(tmp_path: Path, made: Path):
     (tmp_path / "text.key").write_text("not a key")
     with pytest.raises(ConfigError, match="not an OpenSSH private key"):
         certificates.private_key(tmp_path / "text.key")
+
+
+@pytest.mark.parametrize(
+    ("start", "told"), [(-10, "expired on .* 'fedkd certs renew'"), (2, "clock")]
+)
+def test_a_server_does_not_start_with_a_certificate_that_no_client_would_take(
+    made: Path, start: int, told: str
+):
+    path = made / "server" / "server.crt"
+    certificates.check_valid(path)
+    begins = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=start)
+    certificates.issue_server(made, names=[x509.DNSName("x")], days=1, start=begins)
+    with pytest.raises(ConfigError, match=told):
+        certificates.check_valid(path)
