@@ -130,48 +130,58 @@ class PairedLogitsInversion(Attack):
     def _figures(
         self, drawn: Sequence[_Drawn], *, chance: float, rng: np.random.Generator
     ) -> tuple[Figure, ...]:
-        asked, named, alone = (
-            np.array(column)
-            for column in zip(*((one.asked, one.named, one.alone) for one in drawn), strict=True)
-        )
-        hits = named == asked
-        orders = rng.permuted(np.tile(np.arange(len(drawn)), (self.shuffles, 1)), axis=1)
-        shuffled = (named[orders] == asked).mean(axis=1)
-        interval = share_interval(int(hits.sum()), len(drawn))
+        hits = np.array([one.named == one.asked for one in drawn])
+        blind = np.array([one.alone == one.asked for one in drawn])
+        beyond = better_p(_by_class(drawn, hits.astype(float) - blind), rng=rng)
+        interval = share_interval(int(hits.sum()), len(hits))
         found = Figure(
             name="share of pictures most like the class they were asked for",
             value=float(hits.mean()),
-            chance=chance,
+            chance=max(chance, float(blind.mean())),
             interval=(interval.low, interval.high),
-            p=float((1 + (shuffled >= hits.mean() - 1e-12).sum()) / (1 + self.shuffles)),
+            p=max(beyond, self._shuffled_p(drawn, rng=rng)),
         )
-        blind = Figure(
-            name="the same from the consensus alone",
-            value=float((alone == asked).mean()),
+        alone = Figure(
+            name="the same from the consensus alone, beside guessing",
+            value=float(blind.mean()),
             chance=chance,
         )
-        nearer = [one.nearer for one in drawn if one.nearer is not None]
-        if not nearer:
-            return found, blind
-        by_class = [
-            sum(one.nearer for one in drawn if one.asked == label and one.nearer is not None)
-            for label in sorted({one.asked for one in drawn if one.nearer is not None})
-        ]
+        judged = [one for one in drawn if one.nearer is not None]
+        nearer = np.array([one.nearer for one in judged], dtype=np.float64)
+        if not judged:
+            return found, alone
         private = Figure(
             name="SSIM with the client's class mean, less that with the public one",
-            value=float(np.mean(nearer)),
+            value=float(nearer.mean()),
             chance=0.0,
-            p=better_p(np.array(by_class), rng=rng),
+            p=better_p(_by_class(judged, nearer), rng=rng),
         )
-        return found, blind, private
+        return found, alone, private
+
+    def _shuffled_p(self, drawn: Sequence[_Drawn], *, rng: np.random.Generator) -> float:
+        """Return the p-value of pictures that have nothing to do with what was asked."""
+        asked = np.array([one.asked for one in drawn])
+        named = np.array([one.named for one in drawn])
+        orders = rng.permuted(np.tile(np.arange(len(drawn)), (self.shuffles, 1)), axis=1)
+        shuffled = (named[orders] == asked).mean(axis=1)
+        hits = (named == asked).mean()
+        return float((1 + (shuffled >= hits - 1e-12).sum()) / (1 + self.shuffles))
+
+
+def _by_class(drawn: Sequence[_Drawn], gains: Floats) -> Floats:
+    """Return the gains of pictures added up by class: those of a class are not independent."""
+    asked = np.array([one.asked for one in drawn])
+    return np.array([gains[asked == label].sum() for label in np.unique(asked)])
 
 
 AT_RISK = "what a client's classes look like"
 NOTE = (
     "Where the proxy set shows a class in clear, what it looks like is no secret: a hit says that "
-    "the client's answers name the class. The last figure says whether pictures are nearer to the "
-    "client's own examples than to as many public ones; its p counts classes, not pictures, "
-    "for pictures of a class are all held against the same public examples."
+    "answers name the class. The consensus may, too: hits count as far as they are more than "
+    "shuffled pictures have, and more than pictures without the client's own answers. The last "
+    "figure says whether pictures are nearer to the client's own examples than to as many public "
+    "ones. Beyond shuffling, p counts classes, not pictures, for pictures of a class are held "
+    "against the same consensus and public examples."
 )
 
 

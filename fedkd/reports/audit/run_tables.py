@@ -65,8 +65,12 @@ def _last_cost(by_round: Sequence[float | None]) -> float | None:
 
 
 def ledger_rounds_grid(result: dict[str, Any]) -> Grid:
-    """Return epsilon after rounds, one row a client, at most a dozen rounds."""
-    clients = result["ledger"]["clients"]
+    """Return epsilon after rounds, one row a client, at most a dozen rounds; none if unbounded."""
+    clients = [
+        client
+        for client in result["ledger"]["clients"]
+        if any(value is not None for value in client["by_round"])
+    ]
     n_rounds = max((len(client["by_round"]) for client in clients), default=0)
     parts = range(1, SHOWN_ROUNDS + 1)
     shown = range(n_rounds)

@@ -354,6 +354,16 @@ def test_an_audit_of_nothing_says_so(reports):
     assert len(PdfReader(reports("minimal")["report_pdf"]).pages) >= 1
 
 
+@pytest.mark.parametrize(("name", "told"), [("full", True), ("unproved", False)])
+def test_rounds_are_told_where_any_epsilon_is_finite(reports, name, told):
+    texts = (
+        " ".join(read(reports(name)["report_html"]).text),
+        pdf_text(reports(name)["report_pdf"]),
+    )
+    for text in texts:
+        assert ("Epsilon spent after each round" in text) == told
+
+
 def test_the_power_of_every_bound_is_printed(reports):
     words = " ".join(read(reports("full")["report_html"]).text)
     bounds = [row for row in audit_sample.full()["channels"] if row["eps_lb"] is not None]

@@ -9,7 +9,11 @@ import pytest
 import torch
 
 from fedkd.audit.attacks.base import Attack
-from fedkd.audit.attacks.paired_logits_inversion import PairedLogitsInversion, fair_means
+from fedkd.audit.attacks.paired_logits_inversion import (
+    PairedLogitsInversion,
+    _Drawn,
+    fair_means,
+)
 from fedkd.audit.attacks.surrogate_agreement import SurrogateAgreement, all_uploads
 from fedkd.audit.attacks.surrogates import share_of
 from fedkd.audit.findings import Result
@@ -57,13 +61,36 @@ def test_later_rounds_count_more(skewed):
 def test_pictures_name_the_class_and_masked_uploads_do_not(skewed):
     found, alone, nearer = _run(PICTURE, skewed).figures
     assert found.value > 0.5
-    assert found.chance == 0.1
+    assert found.chance == max(0.1, alone.value)
+    assert alone.chance == 0.1
     assert found.p < 0.05
     assert alone.value < found.value
     assert nearer.value > 0
     masked, *_ = _run(PICTURE, skewed.masked()).figures
     assert masked.value < 0.35
     assert masked.p > 0.05
+
+
+def _drawn(alone_hits: int, hits: int, n: int = 20) -> list[_Drawn]:
+    """Return pictures of ten classes, two of each; the first so many are hits."""
+    return [
+        _Drawn(
+            asked=k % 10,
+            named=(k if k < hits else k + 1) % 10,
+            alone=(k if k < alone_hits else k + 1) % 10,
+            nearer=None,
+        )
+        for k in range(n)
+    ]
+
+
+@pytest.mark.parametrize(("alone", "leak"), [(0, True), (2, True), (16, False), (20, False)])
+def test_what_the_consensus_alone_draws_is_no_leak_of_uploads(alone, leak):
+    rng = np.random.default_rng(0)
+    found, beside = PICTURE._figures(_drawn(alone, 18), chance=0.1, rng=rng)
+    assert (found.value, beside.value) == (0.9, alone / 20)
+    assert found.chance == max(0.1, alone / 20)
+    assert (found.p < 0.05) == leak
 
 
 def test_a_mean_of_more_examples_is_no_likeness():
