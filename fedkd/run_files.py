@@ -13,7 +13,7 @@ from fedkd.scenario import Scenario, from_json, scenario_hash
 from fedkd.types import SCHEMA
 
 HEAD, CANARIES, LEDGER = "scenario.json", "canaries.json", "ledger.jsonl"
-EVENTS, SUMMARY = "events.jsonl", "summary.json"
+EVENTS, SUMMARY, CALIBRATION = "events.jsonl", "summary.json", "calibration.json"
 
 
 def read_run_id(path: Path) -> str:

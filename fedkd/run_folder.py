@@ -1,7 +1,8 @@
 """The folder of one run: written while the run goes on, readable whenever it stops.
 
-Layout (schema 1, see docs/run_folder.md): ``scenario.json``, ``canaries.json`` (what is planted,
-before anything is trained), ``events.jsonl`` (one line a round, written at once),
+Layout (schema 1, see docs/run_folder.md): ``scenario.json``, ``canaries.json`` (what is planted)
+and ``calibration.json`` (what was timed), before anything is trained, ``events.jsonl`` (one line a
+round, written at once),
 ``ledger.jsonl`` (privacy releases, written before each round), ``transcript/`` (messages),
 ``metrics.parquet`` (round, client, name, value), ``summary.json``,
 ``errors.log`` (client tracebacks, if any), ``checkpoints/`` (``checkpoints.py``), ``figures/``.
@@ -17,7 +18,7 @@ import platform
 import resource
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +31,7 @@ from fedkd.privacy.claims import claim
 from fedkd.privacy.ledger import Ledger
 from fedkd.results import RoundResult, from_event, summarise
 from fedkd.run_files import (
+    CALIBRATION,
     CANARIES,
     EVENTS,
     HEAD,
@@ -77,10 +79,20 @@ class RunFolder:
     _held: IO[str] | None = None
 
     @staticmethod
-    def create(out: Path, scenario: Scenario, *, run_id: str | None = None) -> RunFolder:
+    def create(
+        out: Path,
+        scenario: Scenario,
+        *,
+        run_id: str | None = None,
+        timings: Sequence[dict[str, Any]] = (),
+    ) -> RunFolder:
         """Make a new folder under ``out``; earlier runs are never overwritten.
 
-        ``run_id`` is how clients on machines of their own know the run; None for a simulation.
+        Args:
+            out: where.
+            scenario: what is run.
+            run_id: how clients on machines of their own know the run; None for a simulation.
+            timings: what was measured to settle the scenario's ``runtime.choices``.
         """
         registered = None if scenario.canaries is None else registration(scenario)
         method = _method_name(scenario)
@@ -98,6 +110,8 @@ class RunFolder:
         _write_json(path / HEAD, head)
         if registered is not None:
             _write_json(path / CANARIES, registered)
+        if timings:
+            _write_json(path / CALIBRATION, {"schema": SCHEMA, "models": list(timings)})
         return RunFolder.reopen(path)
 
     @staticmethod

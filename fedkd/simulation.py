@@ -27,6 +27,7 @@ from fedkd.transport.ray_cluster import check_installed
 from fedkd.transport.workers import WorkerGrid
 
 FLEET = "fedkd_clients.app:fleet_in_memory"
+CALIBRATED = "fedkd_clients.calibrated:calibrated"
 SERVER, INTAKE = "fedkd_server.app:build_app", "fedkd_server.intake:UploadIntake"
 Show = Callable[[Iterator[RoundResult]], None]
 
@@ -61,10 +62,16 @@ def simulate(
 
 
 def new_run(scenario: Scenario, *, out: Path) -> RunFolder:
-    """Read the data and share it out, so that what cannot run leaves no folder; then make one."""
+    """Read the data and share it out, so that what cannot run leaves no folder; then make one.
+
+    With ``runtime.calibrate``, executors are timed before, unless the scenario holds what an
+    earlier run found; the folder's scenario says what the run uses.
+    """
     check_installed(scenario.runtime)
     layout_rows(scenario.layout())
-    return RunFolder.create(out, planned(scenario))
+    alone = scenario.runtime.backend is Backend.LOCAL and n_workers_of(scenario) == 1
+    settled, timings = part(CALIBRATED)(planned(scenario), alone=alone)
+    return RunFolder.create(out, settled, timings=timings)
 
 
 def resumed_run(path: Path) -> tuple[RunFolder, list[str]]:

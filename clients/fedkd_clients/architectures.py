@@ -43,12 +43,16 @@ class Architectures:
         """Return how clients of this one's architecture are run."""
         name = self._names[client]
         if name not in self._choices:
-            self._choices[name] = choose(
-                self.packing(client).template,
-                device=self._device,
-                pinned=self._scenario.runtime.executor,
-            )
+            self._choices[name] = self._choose(name, self.packing(client).template)
         return self._choices[name]
+
+    def _choose(self, name: str, module: nn.Module) -> Choice:
+        runtime = self._scenario.runtime
+        runtime.check_timed([name])
+        for chosen in runtime.choices:
+            if chosen.model == name:
+                return chosen.checked(module)
+        return choose(module, device=self._device, pinned=runtime.executor)
 
     def blocks(self, clients: Sequence[int]) -> list[list[int]]:
         """Return the clients in blocks to be trained together, each of one architecture."""

@@ -34,6 +34,7 @@ def build_app(consume: Consumer) -> ServerApp:
     @app.main()
     def main(grid: Grid, context: Context) -> None:  # pyright: ignore[reportUnusedFunction]
         scenario = from_json(str(context.run_config[SCENARIO_KEY]))
+        scenario.runtime.check_timed(scenario.client_models())
         torch.set_num_threads(scenario.runtime.threads)
         carrier = grid if isinstance(grid, SimulationGrid) else CarefulGrid(grid)
 

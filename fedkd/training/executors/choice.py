@@ -1,15 +1,18 @@
 """Which executor trains which architecture, in blocks of how many clients: a small table.
 
 On a CPU stacking pays for multilayer perceptrons and loses for convolutions; a forward pass is
-fastest in batches that fit the cache. The rows for CUDA are reasoned, not measured.
+fastest in batches that fit the cache. The rows for CUDA are reasoned, not measured. What
+:mod:`~fedkd.training.executors.calibration` found for a run takes the place of the table.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from torch import nn
 
 from fedkd.errors import ConfigError
@@ -45,6 +48,41 @@ class Choice:
     prediction_batch: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """How a run runs the clients of one model, as a run folder records it.
+
+    Attributes:
+        model: its name.
+        executor: not ``auto``.
+        block: clients trained together.
+        prediction_batch: inputs of one forward pass without gradients.
+    """
+
+    model: str = ""
+    executor: ExecutorName = ExecutorName.SERIAL
+    block: Annotated[int, Ge(1)] = 1
+    prediction_batch: Annotated[int, Ge(1)] = 512
+
+    def __post_init__(self) -> None:
+        """Refuse what names no model or no executor."""
+        if not self.model:
+            raise ConfigError("a choice names its model; give model=cnn_small")
+        if self.executor is ExecutorName.AUTO:
+            raise ConfigError(f"{self.model!r} is given no executor by 'auto'; name one")
+
+    def checked(self, module: nn.Module) -> Choice:
+        """Return the choice; ConfigError when the model, of which this is one, cannot be so run."""
+        if not EXECUTORS[self.executor.value].fits(module):
+            raise ConfigError(
+                f"runtime.choices: {self.executor.value!r} cannot train {self.model!r} {_MISFIT}; "
+                "use serial, or leave the choice out"
+            )
+        return Choice(
+            executor=self.executor.value, block=self.block, prediction_batch=self.prediction_batch
+        )
+
+
 def choose(
     module: nn.Module, *, device: torch.device, pinned: ExecutorName = ExecutorName.AUTO
 ) -> Choice:
@@ -54,11 +92,11 @@ def choose(
     if pinned is not ExecutorName.AUTO:
         if not EXECUTORS[pinned.value].fits(module):
             raise ConfigError(
-                f"runtime.executor: {pinned.value!r} cannot train this model (it draws random "
-                "numbers, is recurrent or keeps buffers); use auto or serial"
+                f"runtime.executor: {pinned.value!r} cannot train this model {_MISFIT}; use auto "
+                "or serial"
             )
         found = Choice(
-            executor=pinned.value, block=_block(size), prediction_batch=found.prediction_batch
+            executor=pinned.value, block=cached_block(size), prediction_batch=found.prediction_batch
         )
     return found
 
@@ -69,15 +107,16 @@ def _table(module: nn.Module, size: int, device: torch.device) -> Choice:
     batch = 1024 if not convolves else 128 if depth < _DEEP else 32
     stacked = device.type == "cuda" or TwoLayers.fits(module)
     if stacked and EXECUTORS["stacked"].fits(module):
-        return Choice(executor="stacked", block=_block(size), prediction_batch=batch)
+        return Choice(executor="stacked", block=cached_block(size), prediction_batch=batch)
     if EXECUTORS["lean"].fits(module):
         return Choice(executor="lean", block=1, prediction_batch=batch)
     return Choice(executor="serial", block=1, prediction_batch=batch)
 
 
-def _block(size: int) -> int:
+def cached_block(size: int) -> int:
     """Return how many clients' parameters stay in the cache, of ``size`` numbers each."""
     return max(1, min(_MOST, _CACHED // max(1, size)))
 
 
 _DEEP, _MOST, _CACHED = 4, 128, 1_000_000
+_MISFIT = "(it draws random numbers, is recurrent or keeps buffers)"
