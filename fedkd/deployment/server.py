@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fedkd.adversaries.base import check_devices
-from fedkd.certificates import ServerFiles, server_files
+from fedkd.certificates import ServerFiles, check_valid, server_files
 from fedkd.deployment import flower
 from fedkd.deployment.gateway import Door, Gateway
 from fedkd.deployment.processes import born, descendants, environment, free_port, start, stop
@@ -63,12 +63,14 @@ def up(
         resume: the folder of a run that did not finish, to go on with; None begins one.
 
     Raises:
-        ConfigError: certificates are missing, the port is taken, a server runs here already, or
-            clients are to attack.
+        ConfigError: certificates are missing or expired, the port is taken, a server runs here
+            already, or clients are to attack.
         RunStopped: the run did not finish.
     """
     check_devices(scenario.attack)
+    scenario.runtime.check_timed(scenario.client_models())
     files = server_files(options.certs)
+    check_valid(files.certificate)
     _check_clients(files, scenario)
     _claim(options.state)
     home, inner = options.state / "flower", free_port()

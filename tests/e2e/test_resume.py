@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from fedkd.checkpoints import FOLDER
+from fedkd.cli import app
 from fedkd.compose import compose
 from fedkd.errors import ConfigError
 from fedkd.privacy.ledger import Ledger
@@ -188,6 +190,22 @@ def test_another_scenario_is_refused_with_the_difference(tmp_path):
     with pytest.raises(ConfigError, match=r"training\.learning_rate: .* then, 0\.5 now"):
         resumed_run(path)
     assert (path / EVENTS).read_text() == events, "nothing was touched"
+
+
+def test_the_command_ends_with_the_line_that_simulate_ends_with(tmp_path):
+    """Both in a process of their own; the run is killed as it begins round 2."""
+    words = [*KINDS["edgefd"], "seed=0"]
+    path = killed(words, tmp_path, step="begun", round=2)
+    commands = (["resume", str(path)], ["simulate", *words, "--out", str(tmp_path / "whole")])
+    ends = []
+    for command in commands:
+        done = CliRunner().invoke(app, [*command, "--json", "--quiet"])
+        assert done.exit_code == 0, done.output
+        ends.append(json.loads(done.stdout.splitlines()[-1]))
+    assert ends[0].keys() == ends[1].keys()
+    told = ("result_hash", "status", "rounds_done", "bytes_up", "bytes_down", "accuracy_mean")
+    assert [ends[0][key] for key in told] == [ends[1][key] for key in told]
+    assert ends[0]["run_dir"] == str(path)
 
 
 def test_a_finished_run_has_nothing_to_resume(whole):

@@ -172,11 +172,11 @@ def test_a_standstill_is_ended_and_nobody_else():
 def test_a_stranger_who_says_too_little_is_cut_off(certs: Path, headers, monkeypatch, head: bytes):
     monkeypatch.setattr(gateway, "LOOK_S", 0)
     monkeypatch.setattr(limits, "SILENT_S", 1.0)
+    begun = time.monotonic()
     with opened(certs) as port, _dialled(certs, port) as line:
         line.sendall(head)
-        begun = time.monotonic()
         assert line.recv(1) == b""
-        assert 0.5 < time.monotonic() - begun < 30
+        assert time.monotonic() - begun > 1, "it was given its second"
         url = f"https://127.0.0.1:{port}{HELLO}"
         trust = ssl.create_default_context(cafile=str(certs / "ca.crt"))
         assert httpx.get(url, headers=headers, verify=trust, trust_env=False).status_code == 200
