@@ -6,44 +6,46 @@ and the divisor are public settings, so a client with no example takes the same 
 Distillation reads proxy rows and received scores only: its gradient is added after the noise, is
 never clipped and costs nothing.
 
-Clipping, sampling and the noisy optimiser are those of Opacus 1.6. Its ``PrivacyEngine`` is not
-used: it derives the sampling rate and the divisor from the (private) number of examples. Noise
-comes from PyTorch's generator; it is not hardened against attacks on floating-point arithmetic.
+Batches and noise are those of Opacus 1.6, number for number, and so are clipped sums, up to
+rounding (``clipping``). Its ``PrivacyEngine`` is not used: it derives the sampling rate and the
+divisor from the (private) number of examples. Noise comes from PyTorch's generator; it is not
+hardened against attacks on floating-point arithmetic.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
 
 import torch
-from opacus.grad_sample import GradSampleHooks
-from opacus.optimizers import DPOptimizer
-from opacus.utils.uniform_sampler import UniformWithReplacementSampler
-from opacus.validators import ModuleValidator
-from torch import nn
+from torch import Tensor, nn
 
 from fedkd.errors import ConfigError
 from fedkd.privacy.events import Event, SampledGaussian, Uncounted
-from fedkd.rng import borrowed
 from fedkd.scenario import Scenario
-from fedkd.tasks import Task, as_rows
+from fedkd.tasks import Task
 from fedkd.training.recipe import Order
 from fedkd.training.steps import (
     Examples,
     Lesson,
     Student,
-    as_model_input,
     distil_pass,
     epochs,
     lesson_loss,
 )
+from fedkd_clients.clipping import ClippedSum, Clipping, Way, closed_form, fastest, mapped
 
 PART = 128
-"""Examples whose gradients are held at once; it bounds memory and changes nothing else."""
+"""Examples that are clipped at once; it bounds memory and changes nothing else."""
+
+ASKED_ABOUT = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    *(nn.RNNBase, nn.MultiheadAttention),
+)
+"""Layers that Opacus has an opinion about; it takes seconds to import, so only they need it."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -88,8 +90,8 @@ def dp_train_round(
         streams: where randomness comes from.
 
     Returns:
-        What the steps that were really taken cost: their number, rate and noise as Opacus saw
-        them. Without noise the event is uncounted.
+        What the steps that were really taken cost: their number, and the rate and noise that
+        each one drew with. Without noise the event is uncounted.
 
     Raises:
         ConfigError: the noise is not known, or a layer lets examples meet.
@@ -119,9 +121,11 @@ def check_layers(module: nn.Module) -> None:
         ConfigError: the layer, the reason and what to use instead.
     """
     for name, layer in module.named_modules():
-        check: Any = ModuleValidator.VALIDATORS.get(type(layer))
-        errors = check(layer) if check is not None else []
-        reason = str(errors[0]).split(". ")[0] if errors else ""
+        reason = ""
+        if isinstance(layer, ASKED_ABOUT):
+            from fedkd_clients.opacus_clipping import refusal
+
+            reason = refusal(layer)
         if not reason and list(layer.buffers(recurse=False)):
             reason = "It has buffers, which can carry private statistics past the noise"
         if reason:
@@ -133,7 +137,10 @@ def check_layers(module: nn.Module) -> None:
 
 
 class PrivateGradients:
-    """Puts the noisy gradient of one Poisson batch after another into ``p.grad``."""
+    """Puts the noisy gradient of one Poisson batch after another into ``p.grad``.
+
+    ``way`` is how gradients are clipped; None takes the fastest, and all give the same.
+    """
 
     def __init__(
         self,
@@ -143,61 +150,50 @@ class PrivateGradients:
         scenario: Scenario,
         task: Task,
         streams: Streams,
+        way: Way | None = None,
     ) -> None:
-        privacy = scenario.privacy
+        privacy, groups = scenario.privacy, student.optimizer.param_groups
         if privacy.noise_multiplier is None:
             raise ConfigError(
                 "privacy.noise_multiplier: None says nothing about the noise; set "
                 "privacy.target_epsilon, from which it is worked out, or give a number"
             )
-        self._module, self._private, self._task = student.module, private, task
-        self._rate, self._streams = privacy.sampling_probability, streams
-        self._optimizer = _HostNoise(
-            student.optimizer,
-            noise_multiplier=privacy.noise_multiplier,
-            max_grad_norm=privacy.clip_norm,
-            expected_batch_size=scenario.training.batch_size,
-            generator=streams.noise,
+        self._private, self._streams = private, streams
+        self._rate, self._noise_multiplier = privacy.sampling_probability, privacy.noise_multiplier
+        self._divisor = scenario.training.batch_size
+        self._clipping = Clipping(
+            module=student.module,
+            parameters=[p for group in groups for p in group["params"] if p.requires_grad],
+            task=task,
+            clip_norm=privacy.clip_norm,
         )
-        self._taken: list[SampledGaussian] = []
+        self._pinned, self._taken = way, list[SampledGaussian]()
 
     @contextmanager
     def attached(self, n_steps: int) -> Generator[None]:
-        """Hook into the module for ``n_steps`` batches; it comes out as it went in."""
-        sampler = UniformWithReplacementSampler(
-            num_samples=max(1, len(self._private)),  # it refuses 0; the one is dropped again
-            sample_rate=self._rate,
-            generator=self._streams.sampling,
-            steps=n_steps,
+        """Get ready for ``n_steps`` batches; the module comes out as it went in."""
+        self._batches = poisson_batches(
+            len(self._private), rate=self._rate, n_steps=n_steps, rng=self._streams.sampling
         )
-        self._batches = iter(sampler)
-        self._optimizer.attach_step_hook(
-            lambda done: self._taken.append(
-                SampledGaussian(sampler.sample_rate, done.noise_multiplier)
-            )
-        )
-        self._hooks = _RowMajorHooks(self._module, loss_reduction="sum")
-        self._hooks.disable_hooks()
         try:
-            with warnings.catch_warnings():  # images need no gradient, and torch would say so
-                warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            with self._way() as self._clipped_sum:
                 yield
         finally:
-            self._detach()
+            for parameter in self._clipping.parameters:
+                parameter.grad = None
 
     def compute(self) -> None:
         """Overwrite ``p.grad`` with the noisy gradient of the next batch, of whatever size."""
-        drawn = [row for row in next(self._batches) if row < len(self._private)]
-        rows = torch.tensor(drawn, dtype=torch.int64, device=self._private.labels.device)
-        parts = rows.split(PART)
-        for n, part in enumerate(parts, 1):
-            self._optimizer.zero_grad(set_to_none=True)
-            self._per_example(part)
-            self._optimizer.signal_skip_step(n < len(parts))
-            self._optimizer.pre_step()
+        rows = next(self._batches).to(self._private.labels.device)
+        sums = [torch.zeros_like(p, requires_grad=False) for p in self._clipping.parameters]
+        for part in rows.split(PART) if len(rows) else ():
+            more = self._clipped_sum(self._private.inputs[part], self._private.labels[part])
+            for total, clipped in zip(sums, more, strict=True):
+                total += clipped
+        self._add_noise(sums)
 
     def event(self) -> Event:
-        """Return what was done, as the optimiser's step hook saw it."""
+        """Return what was done: a sampled Gaussian for every time that noise was added."""
         first = self._taken[0]
         if any(step != first for step in self._taken):
             raise RuntimeError("the steps of one round differ in noise; nothing bounds them")
@@ -205,57 +201,40 @@ class PrivateGradients:
             return Uncounted("DP-SGD without noise")
         return replace(first, count=len(self._taken))
 
-    def _per_example(self, rows: torch.Tensor) -> None:
-        """Put the gradients of these examples into ``p.grad_sample``, ``[rows, *p.shape]``."""
-        parameters: list[Any] = self._optimizer.params
-        if len(rows) == 0:
-            for parameter in parameters:
-                parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
-            return
-        self._hooks.enable_hooks()
-        with borrowed(self._streams.module):
-            logits = as_rows(self._module(as_model_input(self._private.inputs[rows])))
-            losses = self._task.loss(logits, self._private.labels[rows].flatten())
-            (losses.sum() / self._task.rows_per_input).backward()
-        self._hooks.disable_hooks()
-        for parameter in parameters:  # clipping cannot bound what is not finite
-            parameter.grad_sample.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+    def _add_noise(self, sums: list[Tensor]) -> None:
+        """Set ``p.grad`` and note the step; noise is drawn on the host, equal on every device."""
+        multiplier = self._noise_multiplier
+        std = multiplier * self._clipping.clip_norm
+        for parameter, total in zip(self._clipping.parameters, sums, strict=True):
+            shape, rng = parameter.shape, self._streams.noise
+            noise = torch.normal(0.0, std, shape, generator=rng, dtype=parameter.dtype)
+            parameter.grad = total.add_(noise.to(total.device)).div_(self._divisor)
+        self._taken.append(SampledGaussian(self._rate, multiplier))
 
-    def _detach(self) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
-        self._hooks.cleanup()
-        marked: list[Any] = [*self._module.parameters(), *self._module.modules()]
-        for one in marked:
-            for mark in {"summed_grad", "activations", "max_batch_len"} & vars(one).keys():
-                delattr(one, mark)
+    @contextmanager
+    def _way(self) -> Generator[ClippedSum]:
+        inputs, labels = self._private.inputs, self._private.labels
+        nothing = inputs.new_zeros((1, *inputs.shape[1:]))
+        way = self._pinned or fastest(
+            self._clipping, nothing, labels.new_zeros((1, *labels.shape[1:]))
+        )
+        if way is Way.OPACUS:
+            from fedkd_clients.opacus_clipping import hooked
+
+            with hooked(self._clipping, self._streams.module) as clipped_sum:
+                yield clipped_sum
+        else:
+            yield partial(closed_form if way is Way.CLOSED_FORM else mapped, self._clipping)
 
 
-class _RowMajorHooks(GradSampleHooks):
-    """Keeps activations in row-major memory.
+def poisson_batches(n: int, *, rate: float, n_steps: int, rng: torch.Generator) -> Iterator[Tensor]:
+    """Yield the examples of each batch: every one of ``n`` is drawn with probability ``rate``.
 
-    Opacus 1.6 unfolds a convolution's input by strides that hold for no other layout: given
-    ``channels_last``, its gradients are wrong and mix examples, without a warning.
+    The numbers are those of Opacus' ``UniformWithReplacementSampler``; nobody's are drawn as one's.
     """
-
-    def capture_activations_hook(
-        self, module: nn.Module, forward_input: list[torch.Tensor], _forward_output: torch.Tensor
-    ) -> None:
-        """Keep what went into a layer, as Opacus does, but in rows."""
-        rows = [tensor.contiguous() for tensor in forward_input]
-        super().capture_activations_hook(module, rows, _forward_output)
-
-
-class _HostNoise(DPOptimizer):
-    """Draws noise on the host, so that it is the same on every device."""
-
-    def add_noise(self) -> None:
-        """Set ``p.grad`` to the clipped sum plus noise, laid out in memory as ``p`` is."""
-        std = self.noise_multiplier * self.max_grad_norm
-        parameters: list[Any] = self.params
-        for parameter in parameters:
-            total = parameter.summed_grad
-            noise = torch.normal(0.0, std, total.shape, generator=self.generator, dtype=total.dtype)
-            parameter.grad = torch.empty_like(parameter).copy_(total + noise.to(total.device))
+    for _ in range(n_steps):
+        drawn = torch.rand(max(1, n), generator=rng) < rate
+        yield drawn[:n].nonzero().flatten()
 
 
 def _interleave(

@@ -25,6 +25,7 @@ from fedkd.training.steps import Examples, Job, Lesson, Student, figures, lesson
 from fedkd.types import Consensus, ProxySet, Update, Upload
 from fedkd_clients.architectures import Architectures
 from fedkd_clients.bank import Bank
+from fedkd_clients.dp_training import Streams, dp_train_round
 from fedkd_clients.guard import Guard
 from fedkd_clients.own_data import held_by
 from fedkd_clients.private_data import PrivateData
@@ -230,8 +231,6 @@ class FleetLearner:
     def _train_privately(
         self, client: int, teacher: Consensus | None, distiller: Distiller | None
     ) -> None:
-        from fedkd_clients.dp_training import Streams, dp_train_round  # seconds to import
-
         streams = Streams(
             sampling=self._secret("dp-sampling", client),
             noise=self._secret("dp-noise", client),

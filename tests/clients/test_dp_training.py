@@ -11,12 +11,20 @@ import copy
 import inspect
 from dataclasses import dataclass, field, replace
 
-import fedkd_clients.dp_training as dp_training
 import pytest
 import torch
-from fedkd_clients.dp_training import PrivateGradients, Streams, check_layers, dp_train_round
+from fedkd_clients import clipping, dp_training, opacus_clipping
+from fedkd_clients.dp_training import (
+    PrivateGradients,
+    Streams,
+    check_layers,
+    dp_train_round,
+    poisson_batches,
+)
 from fedkd_clients.learner import FleetLearner
 from fedkd_clients.store import FileStore, MemoryStore
+from opacus.utils.uniform_sampler import UniformWithReplacementSampler
+from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 
 from fedkd.distillers.base import Distiller
@@ -73,6 +81,11 @@ def _module(model: str = "mlp") -> nn.Module:
     return module.to(memory_format=torch.channels_last)
 
 
+def _dropping() -> nn.Module:
+    with borrowed(torch.Generator()):
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Dropout(0.5), nn.Linear(32, 10))
+
+
 def _student(module: nn.Module, training: Training) -> Student:
     return Student(module=module, optimizer=make_optimizer(module, training))
 
@@ -117,7 +130,7 @@ SGD = Training(optimizer=OptimizerName.SGD, learning_rate=0.1, batch_size=16)
 ONE_STEP = {"sampling_probability": 1.0}
 
 
-# Clipping and adding up (7: per-example gradients come from hooks, never from ghost clipping).
+# Clipping and adding up (7: Opacus' ghost clipping is not used; test_clipping.py has the ways).
 
 
 @every_model
@@ -217,7 +230,7 @@ def test_steps_that_differ_in_noise_are_not_summed_up():
     )
     with gradients.attached(2):
         gradients.compute()
-        gradients._optimizer.noise_multiplier = 0.5
+        gradients._noise_multiplier = 0.5
         gradients.compute()
     with pytest.raises(RuntimeError, match="differ in noise"):
         gradients.event()
@@ -236,15 +249,25 @@ def test_without_noise_nothing_bounds_it_and_without_a_number_nothing_starts():
 
 def test_the_privacy_engine_and_loaders_that_guess_the_rate_are_not_used():
     # 1, 4, 5: their rates follow the number of examples, and their budgets forget earlier rounds.
-    names = {node.attr for node in ast.walk(_tree()) if isinstance(node, ast.Attribute)}
-    names |= {node.id for node in ast.walk(_tree()) if isinstance(node, ast.Name)}
-    assert "UniformWithReplacementSampler" in names
+    names: set[str] = set()
+    for module in (dp_training, clipping, opacus_clipping):
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            names |= {node.attr} if isinstance(node, ast.Attribute) else set()
+            names |= {node.id} if isinstance(node, ast.Name) else set()
+    assert {"poisson_batches", "DPOptimizer", "GradSampleHooks"} <= names
     assert not {name for name in names if "PrivacyEngine" in name or "make_private" in name}
     assert not {name for name in names if "DataLoader" in name or "Ghost" in name}
 
 
-def _tree() -> ast.AST:
-    return ast.parse(inspect.getsource(dp_training))
+@pytest.mark.parametrize("n", [0, 1, 17])
+def test_batches_are_those_of_opacus_sampler(n):
+    ours, theirs = (torch.Generator().manual_seed(3) for _ in range(2))
+    sampler = UniformWithReplacementSampler(
+        num_samples=max(1, n), sample_rate=0.3, generator=theirs, steps=40
+    )
+    drawn = [batch.tolist() for batch in poisson_batches(n, rate=0.3, n_steps=40, rng=ours)]
+    assert drawn == [[row for row in batch if row < n] for batch in sampler]
+    assert torch.equal(ours.get_state(), theirs.get_state())
 
 
 # Distillation stays outside (6).
@@ -280,11 +303,12 @@ def test_no_gradient_of_a_proxy_row_is_kept_apart():
         return {len(p.grad_sample) for p in module.parameters() if p.grad_sample is not None}
 
     sizes = []
-    student = _student(_module(), SGD)
+    student = _student(_dropping(), SGD)  # of the ways to clip, only Opacus' keeps things apart
     scenario = _scenario(training=SGD, noise_multiplier=1.0, **ONE_STEP)
-    _run(student, _examples(12), _lesson(16, distiller=Looking()), scenario)
+    with borrowed(torch.Generator()):
+        _run(student, _examples(12), _lesson(16, distiller=Looking()), scenario)
     assert seen == [0]
-    assert sizes == [{12}]  # the private batch's, and no 16 beside them
+    assert sizes == [set()]
 
 
 @pytest.mark.parametrize(
@@ -314,8 +338,7 @@ def test_in_sequence_the_lesson_comes_first_and_once():
 
 
 def test_proxy_batches_draw_the_same_dropout_whatever_the_private_data_is():
-    with borrowed(torch.Generator()):
-        module = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Dropout(0.5), nn.Linear(32, 10))
+    module = _dropping()
     scenario = _scenario(training=SGD, noise_multiplier=1.0)
     after = []
     for n in (0, 3, 200):
@@ -332,10 +355,10 @@ def test_proxy_batches_draw_the_same_dropout_whatever_the_private_data_is():
 
 def test_an_empty_batch_and_an_empty_client_take_the_same_noisy_step():
     never = _scenario(training=SGD, noise_multiplier=1.0, sampling_probability=1e-9)
+    module = _module()
     steps = PrivateGradients(
-        _student(_module(), SGD), _examples(4), scenario=never, task=TASK, streams=_streams()
+        _student(module, SGD), _examples(4), scenario=never, task=TASK, streams=_streams()
     )
-    module = steps._module
     with steps.attached(1):
         steps.compute()
         empty = torch.cat([p.grad.flatten() for p in module.parameters()])
@@ -363,13 +386,14 @@ def _marks(module: nn.Module):
     return [sorted(vars(one)) for one in (*module.modules(), *module.parameters())]
 
 
-@every_model
+@pytest.mark.parametrize("model", [*IMAGE_MODELS, ""])
 def test_the_module_comes_out_as_it_went_in(model):
-    student = _student(_module(model), SGD)
+    student = _student(_module(model) if model else _dropping(), SGD)
     keys, marks = list(student.module.state_dict()), _marks(student.module)
     scenario = _scenario(training=SGD, noise_multiplier=1.0)
     for seed in range(2):
-        _run(student, _examples(20), _lesson(20), scenario, seed)
+        with borrowed(torch.Generator()):
+            _run(student, _examples(20), _lesson(20), scenario, seed)
         assert list(student.module.state_dict()) == keys
         assert _marks(student.module) == marks
         assert all(not m._forward_hooks and not m._backward_hooks for m in student.module.modules())
@@ -378,15 +402,16 @@ def test_the_module_comes_out_as_it_went_in(model):
     assert torch.equal(_flat(twin), _flat(student.module))
 
 
-def test_it_comes_out_clean_after_a_failure_as_well():
+@pytest.mark.parametrize("build", [_module, _dropping])
+def test_it_comes_out_clean_after_a_failure_as_well(build):
     @dataclass(frozen=True)
     class Failing(Steep):
         def loss(self, student_logits, teacher_scores):
             raise ArithmeticError
 
-    student = _student(_module(), SGD)
+    student = _student(build(), SGD)
     marks, scenario = _marks(student.module), _scenario(training=SGD, noise_multiplier=1.0)
-    with pytest.raises(ArithmeticError):
+    with borrowed(torch.Generator()), pytest.raises(ArithmeticError):
         _run(student, _examples(20), _lesson(20, distiller=Failing()), scenario)
     assert _marks(student.module) == marks
     _run(student, _examples(20), None, scenario)
@@ -420,6 +445,7 @@ def test_a_buffer_of_ones_own_is_refused_and_shipped_models_are_not():
     module.register_buffer("seen", torch.zeros(3))
     with pytest.raises(ConfigError, match="has buffers"):
         check_layers(module)
+    assert all(issubclass(kind, dp_training.ASKED_ABOUT) for kind in ModuleValidator.VALIDATORS)
     for model in IMAGE_MODELS:
         check_layers(_module(model))
 

@@ -76,7 +76,8 @@ def _train(module: nn.Module, n: int, task: Task, *, seed: int = 0, epochs: int 
 def _drawn(seed: int = 0) -> np.ndarray:
     """Return which of N examples moved the gradient of each of STEPS steps, bool ``[steps, N]``."""
     with borrowed(torch.Generator()):
-        module = nn.Linear(N, 2)  # an example's input is a row of the unit matrix
+        layer = nn.Linear(N, 2)  # an example's input is a row of the unit matrix
+    module = nn.Sequential(nn.Flatten(), layer)
     student = Student(module=module, optimizer=make_optimizer(module, TRAINING))
     gradients = PrivateGradients(
         student,
@@ -91,8 +92,8 @@ def _drawn(seed: int = 0) -> np.ndarray:
     with gradients.attached(STEPS):
         for step in range(STEPS):
             gradients.compute()
-            assert module.weight.grad is not None
-            drawn[step] = (module.weight.grad[0].abs() > 1e-3).numpy()
+            assert layer.weight.grad is not None
+            drawn[step] = (layer.weight.grad[0].abs() > 1e-3).numpy()
     event = gradients.event()
     assert isinstance(event, SampledGaussian)
     assert event.count == STEPS

@@ -46,18 +46,17 @@ TRAINING = "clients/fedkd_clients/dp_training.py"
 DP_TESTS = "tests/clients/test_dp_training.py"
 BUDGET_TESTS = "tests/server/test_budget.py"
 NOISE_TESTS = "tests/statistical/test_dp_noise.py"
+CLIPPING_TESTS = "tests/clients/test_clipping.py"
 REPLY_TESTS = "tests/clients/test_private_replies.py"
 
 MUTATIONS = {
     "shuffled batches in place of Poisson's": Mutation(
         file=TRAINING,
-        old="self._batches = iter(sampler)\n",
-        new=(
-            "order = torch.randperm(max(1, len(self._private)), generator=self._streams.sampling)\n"
-            "        size = max(1, round(self._rate * len(order)))\n"
-            "        starts = [n * size % len(order) for n in range(n_steps)]\n"
-            "        self._batches = iter([order[n : n + size].tolist() for n in starts])\n"
+        old=(
+            "        drawn = torch.rand(max(1, n), generator=rng) < rate\n"
+            "        yield drawn[:n].nonzero().flatten()\n"
         ),
+        new="        yield torch.randperm(n, generator=rng)[: max(1, round(rate * n))]\n",
         test=f"{NOISE_TESTS}::test_batch_sizes_are_binomial_and_examples_are_drawn_alike"
         "_and_independently",
         because=r"assert .*_binomial_p",
@@ -81,18 +80,19 @@ MUTATIONS = {
         test=f"{REPLY_TESTS}::test_replies_of_clients_with_many_and_few_examples_look_alike[fedmd]",
         because=r"assert not .*metric",
     ),
-    "distillation through the private optimiser": Mutation(
+    "distillation clipped and noised": Mutation(
         file=TRAINING,
         old=(
             "        lesson_loss(student.module, lesson, next(shared)).backward()\n"
             "        student.optimizer.step()\n"
         ),
         new=(
-            "        gradients._optimizer.zero_grad(set_to_none=True)\n"
-            "        gradients._hooks.enable_hooks()\n"
             "        lesson_loss(student.module, lesson, next(shared)).backward()\n"
-            "        gradients._hooks.disable_hooks()\n"
-            "        gradients._optimizer.step()\n"
+            "        ours = gradients._clipping.parameters\n"
+            "        long = torch.stack([p.grad.norm() for p in ours]).norm()\n"
+            "        short = (gradients._clipping.clip_norm / long).clamp(max=1.0)\n"
+            "        gradients._add_noise([p.grad * short for p in ours])\n"
+            "        student.optimizer.step()\n"
         ),
         test=f"{DP_TESTS}::test_a_lesson_is_neither_clipped_nor_noised_nor_counted",
         because=r"Tensor-likes are not close",
@@ -102,38 +102,37 @@ MUTATIONS = {
         old="        lesson_loss(student.module, lesson, next(shared)).backward()\n",
         new=(
             "        lesson_loss(student.module, lesson, next(shared)).backward()\n"
-            "        gradients._optimizer.step_hook(gradients._optimizer)\n"
+            "        gradients._taken.append(gradients._taken[0])\n"
         ),
         test=f"{BUDGET_TESTS}::test_a_run_ends_cleanly_when_no_budget_is_left_and_says_so",
         because=r"RunStopped: .*Uncharged",
     ),
     "no noise": Mutation(
         file=TRAINING,
-        old="std = self.noise_multiplier * self.max_grad_norm\n",
-        new="std = 0 * self.noise_multiplier * self.max_grad_norm\n",
+        old="std = multiplier * self._clipping.clip_norm\n",
+        new="std = 0 * multiplier * self._clipping.clip_norm\n",
         test=f"{NOISE_TESTS}::test_the_noise_is_normal_with_the_public_deviation_however_many"
         "_examples",
         because=r"assert .*_normal_p",
     ),
-    "no clipping": Mutation(
+    "noise that is not what the step is noted with": Mutation(
         file=TRAINING,
-        old="    def add_noise(self) -> None:\n",
-        new=(
-            "    def clip_and_accumulate(self) -> None:\n"
-            "        for parameter in self.params:\n"
-            "            total = parameter.grad_sample.sum(dim=0)\n"
-            "            before = getattr(parameter, 'summed_grad', None)\n"
-            "            parameter.summed_grad = total if before is None else before + total\n"
-            "\n"
-            "    def add_noise(self) -> None:\n"
-        ),
-        test=f"{DP_TESTS}::test_one_example_moves_the_update_by_no_more_than_its_share",
-        because=r"assert .* <= ",
+        old="std = multiplier * self._clipping.clip_norm\n",
+        new="std = 0.9 * multiplier * self._clipping.clip_norm\n",
+        test=f"{CLIPPING_TESTS}::test_a_round_is_what_opacus_own_sampler_and_optimizer_do[0-mlp]",
+        because=r"Tensor-likes are not close",
+    ),
+    "only the last part of a batch counts": Mutation(
+        file=TRAINING,
+        old="total += clipped\n",
+        new="total.copy_(clipped)\n",
+        test=f"{DP_TESTS}::test_large_batches_are_worked_off_in_parts_without_a_difference",
+        because=r"Tensor-likes are not close",
     ),
     "gradients divided by the number of examples": Mutation(
         file=TRAINING,
-        old="expected_batch_size=scenario.training.batch_size,",
-        new="expected_batch_size=max(1, len(private)),",
+        old="self._divisor = scenario.training.batch_size\n",
+        new="self._divisor = max(1, len(private))\n",
         test="tests/golden/test_dp_step.py",
         because=r"Tensor-likes are not close",
     ),
@@ -180,6 +179,112 @@ MUTATIONS = {
         test="tests/clients/test_measuring.py::test_a_client_measures_for_nobody_unless_it_is"
         "_told_that_it_is_simulated",
         because=r"assert \(\'\', \{",
+    ),
+}
+"""Ways around the accounting and the noise; those around the clip follow."""
+
+
+def _clipped(where: str, old: str, new: str, *, test: str, because: str = "not close") -> Mutation:
+    return Mutation(
+        file=f"clients/fedkd_clients/{where}.py",
+        old=old,
+        new=new,
+        test=f"{CLIPPING_TESTS}::{test}",
+        because=because,
+    )
+
+
+EXACT = "test_every_way_gives_what_autograd_gives_for_each_example[rows0-{}]"
+FINITE = "test_an_example_whose_gradient_is_not_finite_counts_as_nothing"
+BOUND = "test_no_example_counts_for_more_than_the_clip_norm_however_large_its_numbers"
+FACTORS = "    return (clipping.clip_norm / (norms[kept] + _TINY)).clamp(max=1.0), kept\n"
+SHORT = "short = signal[kept] * factors[:, None]\n"
+MAPPED = "total += (factors @ gradient[kept]).view(total.shape)\n"
+
+MUTATIONS |= {
+    "no clipping": Mutation(
+        file="clients/fedkd_clients/clipping.py",
+        old=FACTORS,
+        new="    return torch.ones_like(norms[kept]), kept\n",
+        test=f"{DP_TESTS}::test_one_example_moves_the_update_by_no_more_than_its_share",
+        because=r"assert .* <= ",
+    ),
+    "no clipping by Opacus": _clipped(
+        "opacus_clipping",
+        "max_grad_norm=clipping.clip_norm,\n",
+        "max_grad_norm=1e9,\n",
+        test=EXACT.format("resnet8"),
+    ),
+    "a clip norm twice as long": _clipped(
+        "clipping",
+        FACTORS,
+        FACTORS.replace("(clipping", "(2 * clipping"),
+        test=BOUND,
+        because=r"assert .* <= ",
+    ),
+    "short gradients stretched": _clipped(
+        "clipping", FACTORS, FACTORS.replace(".clamp(max=1.0)", ""), test=EXACT.format("mlp")
+    ),
+    "every layer of a perceptron clipped by itself": _clipped(
+        "clipping",
+        SHORT,
+        "alone = (_square(signal) * (_square(activation) + 1)).sqrt().to(signal.dtype)\n"
+        "            short = signal[kept] * _factors(clipping, alone)[0][:, None]\n",
+        test=EXACT.format("mlp"),
+    ),
+    "every parameter of a mapped model clipped by itself": _clipped(
+        "clipping",
+        MAPPED,
+        "alone, kept = _factors(clipping, gradient.norm(dim=1))\n"
+        "            total += (alone @ gradient[kept]).view(total.shape)\n",
+        test=EXACT.format("cnn_small"),
+    ),
+    "a norm without the bias": _clipped(
+        "clipping",
+        "(_square(activation) if weight else 1.0)",
+        "(_square(activation) if weight else 0.0)",
+        test=EXACT.format("mlp"),
+    ),
+    "another example's factor, closed form": _clipped(
+        "clipping", SHORT, SHORT.replace("factors", "factors.flip(0)"), test=EXACT.format("mlp")
+    ),
+    "another example's factor, mapped": _clipped(
+        "clipping",
+        MAPPED,
+        MAPPED.replace("factors", "factors.flip(0)"),
+        test=EXACT.format("cnn_small"),
+    ),
+    "what is not finite passes": _clipped(
+        "clipping",
+        "finite = torch.isfinite(norms)\n",
+        "finite = torch.ones_like(norms, dtype=torch.bool)\n",
+        test=FINITE,
+    ),
+    "what is not finite passes Opacus' way": _clipped(
+        "opacus_clipping",
+        "        _drop_what_is_not_finite(parameters)\n",
+        "",
+        test=FINITE,
+    ),
+    "numbers too large for their precision are scaled": _clipped(
+        "clipping",
+        "squares > torch.finfo(rows.dtype).max",
+        "squares < 0",
+        test=BOUND,
+        because=r"assert .* <= ",
+    ),
+    "any module of three layers taken for a perceptron": _clipped(
+        "clipping",
+        "if type(module) is not nn.Sequential or kinds != form:",
+        "if not isinstance(module, nn.Sequential) or nn.Linear not in kinds:",
+        test="test_what_only_looks_like_a_perceptron_is_mapped",
+        because=r"is <Way.MAPPED",
+    ),
+    "activations of another layout given to Opacus": _clipped(
+        "opacus_clipping",
+        "rows = [tensor.contiguous() for tensor in forward_input]\n",
+        "rows = forward_input\n",
+        test=EXACT.format("cnn_small").replace("rows0", "rows1"),
     ),
 }
 
