@@ -74,6 +74,7 @@ class CarefulGrid(Grid):
             for identity, asked in self._asked.items()
             if asked.metadata.created_at + asked.metadata.ttl > now
         }
+        self._pulls = {i: pull for i, pull in self._pulls.items() if i in self._asked}
         ids = [identity or "" for identity in self._inner.push_messages(messages)]
         ids += [""] * (len(messages) - len(ids))  # too large for the SuperLink: Flower returns none
         for identity, message in zip(ids, messages, strict=True):

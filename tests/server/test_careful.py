@@ -108,7 +108,7 @@ class Stalled(InProcessGrid):
 
 @pytest.mark.parametrize("late", ["drop", "next_round"])
 def test_an_answer_that_stalls_holds_up_no_other_and_no_deadline(tiny, late):
-    scenario = tiny("rounds=2", "min_completion=0.1", "deadline_s=3", f"late_policy={late}")
+    scenario = tiny("rounds=2", "min_completion=0.1", "deadline_s=1", f"late_policy={late}")
     fleet = Fleet(scenario, MemoryStore(), device=torch.device("cpu"), simulated=False)
     inner = Stalled(
         build_app(lambda _: fleet), n_clients=scenario.clients, scenario_json=to_json(scenario)
@@ -117,10 +117,15 @@ def test_an_answer_that_stalls_holds_up_no_other_and_no_deadline(tiny, late):
     TaskIdentity.node_id = 0
     begun = time.monotonic()
     results = []
-    for result in run_rounds(CarefulGrid(inner), scenario):
+    grid = CarefulGrid(inner)
+    for result in run_rounds(grid, scenario):
         results.append(result)
         if result.round == 1:
             assert time.monotonic() - begun < 40, "the round ends at its deadline"
     told = [(f.round, f.client) for r in results[1:] for f in r.failures]
     assert told == [(1, ODD)]
     assert all(result.digest for result in results[1:])
+    soon = Message(RecordDict(), 1, "train.hello", ttl=0.01)
+    time.sleep(2.1)  # twice the deadline: the stalled answer is of no use any more
+    grid.push_messages([soon])
+    assert not grid._pulls, "and is not kept"
