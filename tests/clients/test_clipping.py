@@ -284,15 +284,22 @@ def test_an_example_of_which_only_a_part_is_not_finite_counts_as_nothing(way):
 
 
 @pytest.mark.parametrize("way", Way)
-@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-10, 1.0, 1e10, 1e18, 1e25, 1e37])
+@pytest.mark.parametrize(
+    ("scale", "first", "second"),
+    [
+        *((scale, 1.0, 1.0) for scale in (1e-30, 1e-20, 1e-10, 1.0)),
+        *((scale, 1.0, 1e-12) for scale in (1e10, 1e18, 1e25, 1e37)),
+        (1e37, 1e-36, 1e-20),  # signals so small that what is left of them has few digits
+    ],
+)
 @pytest.mark.parametrize("clip_norm", [1e-6, 1.0])
 def test_no_example_counts_for_more_than_the_clip_norm_however_large_its_numbers(
-    way, scale, clip_norm
+    way, scale, first, second, clip_norm
 ):
-    module = _layers(64, 20, 10).float()
+    module, examples = _layers(64, 20, 10).float(), _examples(8, dtype=torch.float32)
     with torch.no_grad():
-        module[3].weight.mul_(1e-12 if scale > 1 else 1)  # small signals beside large activations
-    examples = _examples(8, dtype=torch.float32)
+        module[1].weight.mul_(first)
+        module[3].weight.mul_(second)
     examples = replace(examples, inputs=examples.inputs * scale)
     for n in range(8):
         one = Examples(inputs=examples.inputs[n : n + 1], labels=examples.labels[n : n + 1])
