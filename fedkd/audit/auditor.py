@@ -174,7 +174,7 @@ def _footnotes(run: _Audited, bench: Bench, truth: Truth, *, seed: int) -> list[
         f"{run.onlooker()}.",
         "Epsilon bounds hold one by one at 95 %; membership thresholds are chosen on one half and "
         "bounded on the other, the rank that counts as extraction is fixed at 1. Of the verdict's "
-        "tests one a measurement counts, at 5 % after Holm's correction.",
+        "tests one a measurement and number of insertions counts, at 5 % after Holm's correction.",
         "AUC is tested by Mann-Whitney, up to 2,500 pairs by its exact law. "
         "Attacks that may succeed although nothing private leaks are shown and do not decide the "
         "verdict; its limits say which and why.",

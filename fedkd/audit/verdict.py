@@ -31,18 +31,18 @@ class LeakTest:
 def leak_tests(rows: Sequence[dict[str, Any]]) -> list[LeakTest]:
     """Return the tests of the rows that decide: one a measurement, fixed before it is seen.
 
-    Exposure is tested at most insertions by its exact law, membership by Mann and Whitney's p, any
-    other figure by its own. A bound of an attack's own is a test at 5 %.
+    Exposure is tested by its exact law at each number of insertions, the most first, membership by
+    Mann and Whitney's p, any other figure by its own. A bound of an attack's own is a test at 5 %.
     """
     found: list[LeakTest] = []
     for row in rows:
         if not row["decides"]:
             continue
         where = {"channel": row["channel"], "attack": row["attack"]}
-        if row["exposure_p"] is not None:
-            words = f"{row['at_risk']}, exposure {row['exposure_mean']:.2f} bits"
-            words += f" (floor {row['exposure_floor']:.2f})"
-            found.append(LeakTest(**where, words=words, p=row["exposure_p"]))
+        for level in reversed(row["levels"]):
+            words = f"{row['at_risk']} inserted {_times(level['insertions'])}, exposure "
+            words += f"{level['mean']:.2f} bits (floor {level['floor']:.2f})"
+            found.append(LeakTest(**where, words=words, p=level["p"]))
         if row["auc"] is not None:
             words = f"{row['at_risk']}, AUC {row['auc']:.3f}"
             found.append(LeakTest(**where, words=words, p=row["auc_p"]))
@@ -54,6 +54,10 @@ def leak_tests(rows: Sequence[dict[str, Any]]) -> list[LeakTest]:
             words = f"{row['at_risk']}, epsilon at least {row['eps_lb']:.2f}"
             found.append(LeakTest(**where, words=words, p=ALPHA if row["eps_lb"] > 0 else 1.0))
     return found
+
+
+def _times(n: int) -> str:
+    return "once" if n == 1 else f"{n} times"
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -164,7 +164,7 @@ def test_on_text_style_decides_nothing_and_sampled_secrets_are_extrapolated(tmp_
     assert (membership["decides"], membership["eps_lb"]) == (False, None)
     assert membership["auc_p"] is not None
     assert any("style passes for memory" in line for line in stored["verdict"]["limits"])
-    assert "over 1 tests" in stored["verdict"]["sentence"]
+    assert "over 2 tests" in stored["verdict"]["sentence"]
     assert (secrets["decides"], secrets["ranking"]) == (True, "sampled")
     assert sum(level["extrapolation"]["at_cap"] for level in secrets["levels"]) > 0
     tried = [one["extrapolation"] for one in secrets["exposures"] if one["extrapolation"]]

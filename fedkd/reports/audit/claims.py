@@ -107,6 +107,11 @@ def _judged(
 def _judged_unproved(result: dict[str, Any], best: dict[str, Any] | None) -> tuple[Tone, str]:
     if best is None:
         return Tone.PLAIN, "No formal guarantee, and no lower bound was measured on the run itself"
+    if best["eps_lb"] <= 0 and result["verdict"]["grade"] == FOUND:
+        return (
+            Tone.MILD,
+            "No formal guarantee, and a leak was found; it certifies no epsilon above 0",
+        )
     if best["eps_lb"] <= 0:
         return Tone.PLAIN, (
             "No formal guarantee; the attacks certify no epsilon above 0, which proves no safety"

@@ -76,7 +76,7 @@ class TestVerdict:
         said = verdict([suspects(0), canaries(0.5)])
         assert said["grade"] == LEAK
         assert "'student'" in said["sentence"]
-        assert "canary secrets, exposure" in said["sentence"]
+        assert "canary secrets inserted 16 times, exposure" in said["sentence"]
         assert "AUC" not in said["sentence"]
 
     def test_nothing_found_is_said_with_what_could_have_been_found(self):
@@ -145,6 +145,19 @@ class TestVerdict:
         assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
         assert holm([]) == []
         assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+
+    def test_a_leak_of_few_insertions_is_a_leak_though_many_do_not_leak(self):
+        rng = np.random.default_rng(0)
+        ranks = np.append(np.ones(10, np.int64), rng.integers(1, 1002, 10))
+        found = extraction(
+            Exposures(ranks=ranks, n_candidates=1001), np.repeat([4, 16], 10), rng=rng
+        )
+        quiet = row(Result(at_risk="canary secrets", extraction=found), "canary_student")
+        assert quiet["exposure_p"] > 0.05, "that of the most insertions"
+        said = verdict([quiet])
+        assert said["grade"] == LEAK
+        assert "over 2 tests" in said["sentence"]
+        assert "inserted 4 times, exposure 9.97 bits" in said["sentence"]
 
     def test_each_measurement_is_tested_once(self):
         assert [test.attack for test in leak_tests([suspects(1), canaries(1)])] == [

@@ -38,6 +38,7 @@ def _result(
     [
         (None, [], "could not tell", Tone.PLAIN, "no lower bound was measured"),
         (None, [(0.0, RECORD)], "no leak found", Tone.PLAIN, "proves no safety"),
+        (None, [(0.0, RECORD)], "leak found", Tone.MILD, "a leak was found"),
         (None, [(0.8, RECORD)], "no leak found", Tone.MILD, "chance may do"),
         (None, [(0.8, RECORD)], "leak found", Tone.BAD, "a leak is certified"),
         (2.0, [(0.0, RECORD)], "no leak found", Tone.GOOD, "does not contradict it"),
