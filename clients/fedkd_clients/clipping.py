@@ -105,8 +105,8 @@ def closed_form(clipping: Clipping, inputs: Tensor, labels: Tensor) -> list[Tens
 
     The gradient of a linear layer is the outer product of the signal ``d`` that comes back and of
     the activation ``a``: its squared norm is ``|d|^2 |a|^2``, and ``|d|^2`` for the bias. Squares
-    are float64, so that no small one is lost before a large one multiplies it; what is too long
-    for float32 is not finite, as it is in the other ways, where its share would be rounded up.
+    are float64, so that no small one is lost before a large one multiplies it. Lengths whose square
+    is beyond float32 are not finite here either: what clipping left of them would have few digits.
     """
     layers = [layer for layer in clipping.module.children() if isinstance(layer, nn.Linear)]
     with torch.no_grad():
@@ -119,14 +119,14 @@ def closed_form(clipping: Clipping, inputs: Tensor, labels: Tensor) -> list[Tens
         squares = torch.zeros(len(inputs), dtype=torch.float64, device=inputs.device)
         trained = frozenset(clipping.parameters)
         for layer, activation, signal in zip(layers, activations, signals, strict=True):
-            for parameter in trained.intersection(layer.parameters()):
+            for parameter in filter(trained.__contains__, layer.parameters()):
                 weight = parameter is layer.weight
                 squares += _square(signal) * (_square(activation) if weight else 1.0)
         factors, kept = _factors(clipping, squares.to(signals[0].dtype).sqrt())
         sums: dict[nn.Parameter, Tensor] = {}
         for layer, activation, signal in zip(layers, activations, signals, strict=True):
             short = signal[kept] * factors[:, None]
-            for parameter in trained.intersection(layer.parameters()):
+            for parameter in filter(trained.__contains__, layer.parameters()):
                 weight = parameter is layer.weight
                 sums[parameter] = short.T @ activation[kept] if weight else short.sum(dim=0)
     return [sums[parameter] for parameter in clipping.parameters]
