@@ -65,7 +65,7 @@ def test_the_walk_through_gives_what_a_simulation_gives(tmp_path):
     port, script = str(free_port()), commands()
     script = script.replace(PORT, port).replace("server up ", f"server up --port {port} ")
     with shell(script, tmp_path) as running:
-        status = running.wait(timeout=420)
+        status = running.wait(timeout=900)
     log = (tmp_path / "log").read_text(errors="replace")
     assert status == 0, log[-4000:]
     (summary,) = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/summary.json")]

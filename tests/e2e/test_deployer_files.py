@@ -180,7 +180,7 @@ def test_the_exact_commands_run_a_federation(tmp_path: Path):
             running(clients[1], logs[1], env),
             running(clients[2], logs[2], env),
         ):
-            limit = time.monotonic() + 550
+            limit = time.monotonic() + 900
             while process.poll() is None and time.monotonic() < limit:
                 time.sleep(0.5)
     assert process.returncode == 0, (tmp_path / "server.log").read_text()

@@ -7,13 +7,9 @@ import os
 import signal
 import ssl
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -24,8 +20,8 @@ from fedkd.deployment.processes import descendants, environment, free_port, star
 from fedkd.privacy.ledger import Ledger
 from fedkd.run_files import LEDGER, read_events
 from fedkd.simulation import simulate
+from tests.e2e.deployed import BIN, Server, alive, ended, fedkd, joined, serving, wait_for
 
-BIN = Path(sys.executable).parent
 SCENARIO = [
     *("scenario=external_proxy", "data=digits", "clients=3", "rounds=2", "proxy.size=200"),
     *("partition=iid", "models={cnn_small: 1, mlp: 1, resnet8: 1}"),
@@ -33,94 +29,10 @@ SCENARIO = [
 pytestmark = [pytest.mark.slow, pytest.mark.enable_socket]
 
 
-def fedkd(*words: str | Path, log: Path) -> subprocess.Popen[bytes]:
-    with log.open("ab") as file:
-        return subprocess.Popen(
-            [BIN / "fedkd", *words], stdout=file, stderr=subprocess.STDOUT, cwd=log.parent
-        )
-
-
-def wait_for(what: Callable[[], Any], *, seconds: float, why: Callable[[], str]) -> Any:
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        if found := what():
-            return found
-        time.sleep(0.3)
-    raise AssertionError(why())
-
-
-@contextmanager
-def ended(child: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """End a process that a test started, and what it started, however the test goes."""
-    try:
-        yield child
-    finally:
-        family = descendants(child.pid)
-        if child.poll() is None:
-            child.terminate()
-            try:
-                child.wait(timeout=40)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-        left = [pid for pid in family if _alive(pid)]
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Server:
-    place: Path
-    port: int
-    process: subprocess.Popen[bytes]
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def certs(self) -> Path:
-        return self.place / "certs"
-
-    def log(self) -> str:
-        logs = [self.place / "server.log", *(self.place / "state").glob("*.log")]
-        return "\n".join(f"--- {path}\n{path.read_text()[-3000:]}" for path in logs)
-
-    def said(self, text: str, *, seconds: float = 180) -> None:
-        log = self.place / "server.log"
-        wait_for(lambda: text in log.read_text(), seconds=seconds, why=self.log)
-
-
-@contextmanager
-def serving(place: Path, *scenario: str | Path, port: int | None = None) -> Iterator[Server]:
-    port = port or free_port()
-    if not (place / "certs").exists():
-        certificates.init(place / "certs", hosts=[], addresses=[], n_clients=3, days=2)
-    options = ["--certs", "certs", "--state", "state", "--out", "runs", "--port", str(port)]
-    log = place / "server.log"
-    with ended(fedkd("server", "up", *options, "--wait", "600", *scenario, log=log)) as process:
-        server = Server(place=place, port=port, process=process)
-        server.said("listening on")
-        yield server
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving(tmp_path_factory.mktemp("deployment"), *SCENARIO) as running:
         yield running
-
-
-def joined(server: Server, client: int, *more: str | Path) -> subprocess.Popen[bytes]:
-    log = server.place / f"client-{client}.log"
-    words = ["--server", server.address, "--certs", server.certs, "--client", str(client)]
-    return fedkd("client", "join", *words, *more, log=log)
 
 
 def refusal(tmp_path: Path, *words: str | Path) -> tuple[int, str]:
@@ -231,7 +143,7 @@ def test_three_clients_agree_as_in_a_simulation(server: Server, tmp_path: Path):
     children: list[subprocess.Popen[bytes]] = []
     try:
         children = [joined(server, client) for client in range(3)]
-        server.said("round 1/2", seconds=400)
+        server.said("set-up:", seconds=400)  # two rounds are left to ask for the status
         shown = json.loads(subprocess.run(status, capture_output=True, check=True).stdout)
         server.process.wait(timeout=400)
     finally:
@@ -263,7 +175,7 @@ def test_a_killed_server_goes_on_from_its_checkpoint_with_the_clients_joining_ag
         first.said("round 1/4", seconds=400)
         family = [first.process.pid, *descendants(first.process.pid)]
         kill(family)
-        first.process.wait(timeout=10)
+        first.process.wait(timeout=60)
         kill([clients[1].pid, *descendants(clients[1].pid)])
         (run,) = (tmp_path / "runs").iterdir()
         before = [e["round"] for e in read_events(run)]
@@ -294,18 +206,66 @@ def _digests(run: Path) -> list[str]:
     return [json.loads(line)["digest"] for line in lines]
 
 
-def test_a_stopped_server_leaves_nothing_behind(tmp_path: Path):
-    with serving(tmp_path, *SCENARIO) as running:
-        family = descendants(running.process.pid)
-        assert len(family) >= 3
-        time.sleep(3)
-        family = descendants(running.process.pid)
-        subprocess.run(
-            [BIN / "fedkd", "server", "stop", "--state", tmp_path / "state"], check=True, timeout=90
+EVIL = {
+    "pyproject.toml": """
+[project]
+name = "evil"
+version = "1.0.0"
+[tool.flwr.app]
+publisher = "evil"
+[tool.flwr.app.components]
+serverapp = "evil:server"
+clientapp = "evil:client"
+""",
+    "evil.py": """
+from pathlib import Path
+from flwr.app import Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+Path(PLACE).open("a").write("the server\\n")
+server = ServerApp()
+client = ClientApp()
+
+@server.main()
+def main(grid, context):
+    (node,) = grid.get_node_ids()
+    grid.send_and_receive([Message(RecordDict(), node, "query")])
+
+@client.query()
+def query(message, context):
+    Path(PLACE).open("a").write("a client\\n")
+    return Message(RecordDict(), reply_to=message)
+""",
+}
+
+
+def test_a_client_does_not_run_what_the_operator_submits(tmp_path: Path):
+    """And a server that is stopped, here while it waits for clients, leaves nothing behind."""
+    evil, place = tmp_path / "evil", tmp_path / "ran"
+    evil.mkdir()
+    for name, text in EVIL.items():
+        (evil / name).write_text(text.replace("PLACE", repr(str(place))))
+    with serving(tmp_path, *SCENARIO) as running, ended(joined(running, 0)) as client:
+        running.said("Push replies", log="state/superlink.log", seconds=240)
+        flower = environment(running.place / "state" / "flower")
+        submit = [BIN / "flwr", "run", evil, "fedkd"]
+        done = subprocess.run(
+            submit, env=flower, check=False, timeout=120, capture_output=True, text=True
         )
-        assert running.process.wait(timeout=10) == 130
-        wait_for(lambda: not any(map(_alive, family)), seconds=10, why=lambda: f"left: {family}")
-    done = subprocess.run(
-        [BIN / "fedkd", "server", "status", "--state", tmp_path / "state"], check=False
-    )
+        assert done.returncode == 0, done.stdout + done.stderr
+        log = tmp_path / "client-0.log"
+        assert client.wait(timeout=300) == Reason.CODE_SENT, log.read_text()
+        assert "sent a bundle with code" in log.read_text()
+        assert place.read_text() == "the server\n"
+        _stopped(running)
+
+
+def _stopped(running: Server) -> None:
+    """Stop a server from elsewhere and see that it is gone."""
+    family, state = descendants(running.process.pid), ["--state", running.place / "state"]
+    assert len(family) >= 3
+    subprocess.run([BIN / "fedkd", "server", "stop", *state], check=True, timeout=90)
+    assert running.process.wait(timeout=60) == 130
+    wait_for(lambda: not any(map(alive, family)), seconds=60, why=lambda: f"left: {family}")
+    done = subprocess.run([BIN / "fedkd", "server", "status", *state], check=False)
     assert done.returncode == 1
