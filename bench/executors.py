@@ -2,8 +2,9 @@
 
     python -m bench.executors [--models mlp cnn_small ...] [--clients 10 100] [--repeats 5]
 
-One process, one thread. Every client trains one epoch on 60 examples in batches of 20 (SGD without
-momentum), through the executors themselves, in the blocks that fedkd's table takes; images are
+One process, one thread. Every client trains one epoch of SGD without momentum through the executors
+themselves, in the blocks that fedkd's table takes: on 60 examples in batches of 20, the peers'
+job, and, for the least number of clients, on 128 in batches of 64, fedkd's default. Images are
 ``uint8``, as in the shipped data sets. Arithmetic is counted by torch on a real step, and its rate
 is held against that of a float32 matrix product, 1024 x 1024, timed in turn with the executors.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,14 @@ from fedkd.training.steps import Examples, Job, predict_rows
 RECIPE = Training(
     optimizer=OptimizerName.SGD, momentum=0, learning_rate=job.RATE, batch_size=job.BATCH
 )
+LARGER = 64, 128
+"""Another batch size, and the examples of a client then."""
 MOST_FLOPS = 4e10
 """Of one epoch of all clients; more clients than that are not timed."""
 PEAK, SIDE, PRODUCTS = "GEMM", 1024, 4
 KEEPS, ASKED = (0.5, 0.25, 0.1), 0.1
 """Shares of the proxy rows that a client's filter keeps, and that a round asks about."""
-BATCHES = (8, 32, 128, 512, 1024, 4096)
+BATCHES = (8, 32, 64, 128, 512, 1024)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,7 @@ class Network:
 
 def known() -> dict[str, Network]:
     """Return what can be timed: the benchmarks' own networks and every shipped model of images."""
-    image, photo = (1, job.SIDE, job.SIDE), (3, 32, 32)
+    image = (1, job.SIDE, job.SIDE)
     own = [
         Network(name=f"mlp {COLUMNS}-{HIDDEN}-{job.CLASSES}", shape=(COLUMNS,), make=small_mlp),
         Network(name="peers' cnn", shape=image, make=networks.cnn),
@@ -69,22 +72,22 @@ def known() -> dict[str, Network]:
         for name in models.names()
         if not models.get(name).tokens
     ]
-    colors = partial(models.get("resnet8")().build, photo, job.CLASSES)
-    shipped.append(Network(name="resnet8 in color", shape=photo, make=colors))
     return {one.name: one for one in [*own, *shipped]}
 
 
-def jobs_of(network: Network, clients: int) -> list[Job]:
+def jobs_of(
+    network: Network, clients: int, *, batch: int = job.BATCH, rows: int = job.ROWS
+) -> list[Job]:
     """Return an epoch of every client, each on examples of its own."""
     draw = torch.Generator().manual_seed(1)
     return [
         Job(
             private=Examples(
-                inputs=network.inputs(job.ROWS, draw),
-                labels=torch.randint(0, job.CLASSES, (job.ROWS,), generator=draw),
+                inputs=network.inputs(rows, draw),
+                labels=torch.randint(0, job.CLASSES, (rows,), generator=draw),
             ),
             lesson=None,
-            recipe=RECIPE,
+            recipe=replace(RECIPE, batch_size=batch),
             task=Classification(job.CLASSES),
             order=torch.Generator().manual_seed(client),
         )
@@ -97,7 +100,7 @@ def flops_per_example(module: nn.Module, one: Job) -> float:
     with FlopCounterMode(display=False) as counter:
         step = next(one.schedule())
         one.loss(module, step).backward()
-    return counter.get_total_flops() / job.BATCH
+    return counter.get_total_flops() / one.recipe.batch_size
 
 
 def epoch(name: str, start: Tensor, jobs: Sequence[Job], *, packing: Packing, block: int) -> None:
@@ -113,12 +116,12 @@ def multiply(matrix: Tensor) -> None:
         torch.mm(matrix, matrix)
 
 
-def train(network: Network, clients: int, *, repeats: int) -> dict[str, Any] | None:
+def train(network: Network, jobs: Sequence[Job], *, repeats: int) -> dict[str, Any] | None:
     """Time every executor that can train the network; None when it would take too long."""
     torch.manual_seed(0)
-    module = network.make()
-    packing, jobs = Packing(module, RECIPE), jobs_of(network, clients)
-    flops = flops_per_example(module, jobs[0]) * job.ROWS * clients
+    module, clients = network.make(), len(jobs)
+    packing = Packing(module, RECIPE)
+    flops = flops_per_example(module, jobs[0]) * len(jobs[0].private) * clients
     if flops > MOST_FLOPS:
         return None
     start = torch.zeros(clients, packing.width)
@@ -133,11 +136,21 @@ def train(network: Network, clients: int, *, repeats: int) -> dict[str, Any] | N
     return {
         "network": network.name,
         "clients": clients,
+        "batch": jobs[0].recipe.batch_size,
         "flops": flops,
         "chosen": vars(choose(module, device=torch.device("cpu"))),
         "block": min(clients, cached_block(packing.size)),
         "seconds": {name: [vars(t) for t in spent] for name, spent in taken.items()},
     }
+
+
+def trainings(network: Network, clients: Sequence[int], repeats: int) -> list[dict[str, Any]]:
+    """Time the peers' job by number of clients, and larger batches for the least."""
+    batch, rows = LARGER
+    sizes = [jobs_of(network, n) for n in clients]
+    sizes.append(jobs_of(network, min(clients), batch=batch, rows=rows))
+    tried = [train(network, jobs, repeats=repeats) for jobs in sizes]
+    return [found for found in tried if found is not None]
 
 
 def training_rows(found: Mapping[str, Any]) -> list[list[str]]:
@@ -152,6 +165,7 @@ def training_rows(found: Mapping[str, Any]) -> list[list[str]]:
             [
                 found["network"],
                 str(found["clients"]),
+                str(found["batch"]),
                 f"{name}, block {found['block']}" if name == "stacked" else name,
                 "yes" if name == found["chosen"]["executor"] else "",
                 pair(each),
@@ -247,25 +261,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="*", choices=sorted(networks_known))
     parser.add_argument("--clients", type=int, nargs="*", default=[10, 100])
-    parser.add_argument("--proxy-rows", type=int, default=4096)
+    parser.add_argument("--proxy-rows", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=harness.RESULTS)
     read = parser.parse_args()
     torch.set_num_threads(1)
     wanted = [networks_known[name] for name in read.models or networks_known]
-    tried = [train(one, n, repeats=read.repeats) for one in wanted for n in read.clients]
-    trained = [found for found in tried if found is not None]
+    trained = [found for one in wanted for found in trainings(one, read.clients, read.repeats)]
     predicted = [predict(one, read.proxy_rows, repeats=read.repeats) for one in wanted]
     harness.save(
         "executors",
-        settings={"examples": job.ROWS, "batch": job.BATCH, "repeats": read.repeats}
-        | {"proxy_rows": read.proxy_rows},
+        settings={"examples": f"{job.ROWS} (batch {job.BATCH}) or {LARGER[1]} (batch {LARGER[0]})"}
+        | {"repeats": read.repeats, "proxy_rows": read.proxy_rows},
         samples={"training": trained, "prediction": predicted},
         tables={
             "executors": Table(
                 columns=(
-                    *("model", "clients", "executor", "in the table", "CPU ms a client"),
-                    *("serial / this", "% of one thread's GEMM peak"),
+                    *("model", "clients", "batch", "executor", "in the table"),
+                    *("CPU ms a client", "serial / this", "% of one thread's GEMM peak"),
                 ),
                 rows=[line for found in trained for line in training_rows(found)],
             ),

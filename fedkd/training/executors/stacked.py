@@ -94,13 +94,17 @@ class TwoLayers(Network):
         _product(slopes.transpose(1, 2), self._hidden, out=second)
         torch.sum(slopes, dim=1, out=second_bias)
         hidden = torch.bmm(slopes, self._second)
-        hidden.mul_(self._hidden > 0)
+        hidden = torch.ops.aten.threshold_backward(hidden, self._hidden, 0)
         _product(hidden.transpose(1, 2), self._inputs, out=first)
         torch.sum(hidden, dim=1, out=first_bias)
 
 
 def _product(left: Tensor, right: Tensor, *, out: Tensor) -> None:
-    out.baddbmm_(left, right, beta=0)
+    """Write ``left @ right`` where clients lie apart; torch does small ones faster side by side."""
+    if out[0].numel() < _SMALL:
+        out.copy_(torch.bmm(left, right))
+    else:
+        out.baddbmm_(left, right, beta=0)
 
 
 class Stacked(Executor):
@@ -127,7 +131,7 @@ class Stacked(Executor):
         block = rows if sorted_rows else rows[order]
         template = packing.template
         network = TwoLayers(packing) if TwoLayers.fits(template) else Mapped(packing, template)
-        batches = _Batches.of([jobs[n] for n in order], [plans[n] for n in order])
+        batches = _Batches.of([jobs[n] for n in order], [plans[n] for n in order], like=rows)
         _carry_out(block, batches, network, packing=packing, job=jobs[0])
         if not sorted_rows:
             rows[order] = block
@@ -135,14 +139,29 @@ class Stacked(Executor):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Side:
-    """What is read of one kind of example: ``index`` and ``there``, ``[steps, clients, batch]``."""
+    """What is read of one kind of example, each ``[steps, clients, batch]``.
+
+    Attributes:
+        index: positions; 0 for padding.
+        there: bool, what is no padding.
+        weights: of the losses: a client's mean over what is there.
+    """
 
     index: Tensor
     there: Tensor
+    weights: Tensor
 
     @staticmethod
-    def of(plans: Sequence[Sequence[Tensor | None]], starts: Sequence[int]) -> _Side | None:
-        """Pad the batches of all clients; None when nobody reads any."""
+    def of(
+        plans: Sequence[Sequence[Tensor | None]], starts: Sequence[int], *, like: Tensor
+    ) -> _Side | None:
+        """Pad the batches of all clients; None when nobody reads any.
+
+        Args:
+            plans: each client's batches.
+            starts: where each client's examples begin.
+            like: has the device of the whole, and the type of the weights.
+        """
         nothing = torch.zeros(0, dtype=torch.int64)
         n_steps = len(plans[0])
         lists = [
@@ -156,14 +175,16 @@ class _Side:
         flat = pad_sequence([b for plan in lists for b in plan], batch_first=True)
         index = flat.view(len(plans), n_steps, -1) + torch.tensor(starts).view(-1, 1, 1)
         there = torch.arange(index.shape[2]) < sizes[..., None]
-        return _Side(
-            index=index.mul_(there).transpose(0, 1).contiguous(),
-            there=there.transpose(0, 1).contiguous(),
-        )
+        weights = there.to(like.dtype) / sizes.clamp(min=1)[..., None]
+        parts = (index.mul_(there), there, weights)
+        index, there, weights = (p.transpose(0, 1).contiguous().to(like.device) for p in parts)
+        return _Side(index=index, there=there, weights=weights)
 
-    def on(self, device: torch.device) -> _Side:
-        """Return the same on a device."""
-        return _Side(index=self.index.to(device), there=self.there.to(device))
+    def at(self, step: int, n_active: int) -> _Side:
+        """Return what the first ``n_active`` clients read in a step, ``[n_active, batch]``."""
+        parts = (self.index, self.there, self.weights)
+        index, there, weights = (part[step, :n_active] for part in parts)
+        return _Side(index=index, there=there, weights=weights)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -178,23 +199,29 @@ class _Batches:
     shared: _Side | None
 
     @staticmethod
-    def of(jobs: Sequence[Job], plans: Sequence[Sequence[Any]]) -> _Batches:
-        """Lay the private examples of a block one after the other."""
-        lesson, device = jobs[0].lesson, jobs[0].private.inputs.device
+    def of(jobs: Sequence[Job], plans: Sequence[Sequence[Any]], *, like: Tensor) -> _Batches:
+        """Lay the private examples of a block one after the other.
+
+        Private examples weigh ``ce_weight`` beside a lesson, and all where there is none.
+        """
         starts = [0]
         for job in jobs[:-1]:
             starts.append(starts[-1] + len(job.private))
-        own = _Side.of([[step[0] for step in plan] for plan in plans], starts)
-        shared = _Side.of([[step[1] for step in plan] for plan in plans], [0] * len(plans))
+        own = _Side.of([[step[0] for step in plan] for plan in plans], starts, like=like)
+        nowhere = [0] * len(plans)
+        shared = _Side.of([[step[1] for step in plan] for plan in plans], nowhere, like=like)
+        if own is not None and shared is not None:
+            beside = shared.there.any(dim=2, keepdim=True)
+            own.weights.mul_(torch.where(beside, jobs[0].recipe.ce_weight, 1.0))
         lengths = torch.tensor([len(plan) for plan in plans])
         n_steps = len(plans[0])
         return _Batches(
             active=[int((lengths > n).sum()) for n in range(n_steps)],
             inputs=torch.cat([job.private.inputs for job in jobs]),
             labels=torch.cat([job.private.labels for job in jobs]),
-            own=None if own is None else own.on(device),
-            lesson=lesson,
-            shared=None if shared is None else shared.on(device),
+            own=own,
+            lesson=jobs[0].lesson,
+            shared=shared,
         )
 
 
@@ -215,8 +242,8 @@ class _Parts:
 
     def __init__(self, batches: _Batches, step: int, n_active: int) -> None:
         self._batches = batches
-        self._own = self._at(batches.own, step, n_active)
-        self._shared = self._at(batches.shared, step, n_active)
+        self._own = None if batches.own is None else batches.own.at(step, n_active)
+        self._shared = None if batches.shared is None else batches.shared.at(step, n_active)
         read: list[Tensor] = []
         if self._own is not None:
             read.append(batches.inputs[self._own.index])
@@ -224,55 +251,37 @@ class _Parts:
             read.append(batches.lesson.inputs[self._shared.index])
         self.inputs = read[0] if len(read) == 1 else torch.cat(read, dim=1)
 
-    @staticmethod
-    def _at(side: _Side | None, step: int, n_active: int) -> _Side | None:
-        if side is None:
-            return None
-        there = side.there[step, :n_active]
-        return _Side(index=side.index[step, :n_active], there=there)
-
     def slopes(self, logits: Tensor, job: Job) -> Tensor:
         """Return the gradient of the summed losses with respect to the logits."""
-        logits = logits.requires_grad_()
+        own, shared, lesson = self._own, self._shared, self._batches.lesson
+        logits, losses = logits.requires_grad_(), list[Tensor]()
         with torch.enable_grad():
-            loss, cut = logits.new_zeros(()), 0
-            if self._own is not None:
-                cut = self._own.index.shape[1]
-                mine = self._own_loss(logits[:, :cut], job)
-                loss = loss + (mine * self._ce_weight(job)).sum()
-            if self._shared is not None and self._batches.lesson is not None:
-                loss = loss + self._lesson_loss(logits[:, cut:], self._batches.lesson).sum()
-            (slopes,) = torch.autograd.grad(loss, [logits])
+            if shared is not None and lesson is not None:
+                theirs = logits if own is None else logits[:, own.index.shape[1] :]
+                losses.append(_lesson_loss(theirs, shared, lesson))
+            if own is not None:
+                mine = logits if shared is None else logits[:, : own.index.shape[1]]
+                labels = self._batches.labels[own.index].flatten()
+                losses.append(_weighed(job.task.loss(as_rows(mine), labels), own.weights))
+            (slopes,) = torch.autograd.grad(losses, [logits])
         return slopes
 
-    def _ce_weight(self, job: Job) -> Tensor | float:
-        """Private examples weigh ``ce_weight`` beside a lesson, and all where there is none."""
-        if self._shared is None:
-            return 1.0
-        beside = self._shared.there.any(dim=1)
-        return torch.where(beside, job.recipe.ce_weight, 1.0)
 
-    def _own_loss(self, logits: Tensor, job: Job) -> Tensor:
-        if self._own is None:
-            raise ValueError("no private examples in this step")
-        labels = self._batches.labels[self._own.index].flatten()
-        losses = job.task.loss(as_rows(logits), labels)
-        return _means(losses, self._own.there)
-
-    def _lesson_loss(self, logits: Tensor, lesson: Lesson) -> Tensor:
-        if self._shared is None:
-            raise ValueError("no lesson in this step")
-        at = self._shared.index.flatten()
-        losses = lesson_losses(as_rows(logits), lesson, at)
-        there = self._shared.there
-        if lesson.known is None:
-            return _means(losses, there)
-        known = lesson.known[at].view(*there.shape, -1) & there[..., None]
-        return _means(losses, known.flatten(1))
+def _lesson_loss(logits: Tensor, shared: _Side, lesson: Lesson) -> Tensor:
+    at = shared.index.flatten()
+    losses = lesson_losses(as_rows(logits), lesson, at)
+    if lesson.known is None:
+        return _weighed(losses, shared.weights)
+    known = lesson.known[at].view(*shared.there.shape, -1) & shared.there[..., None]
+    counted = known.flatten(1).to(losses.dtype)
+    return _weighed(losses, counted / counted.sum(dim=1, keepdim=True).clamp(min=1))
 
 
-def _means(losses: Tensor, there: Tensor) -> Tensor:
-    """Return each client's mean over the rows that are there, ``[clients]``; 0 for none."""
-    each = losses.view(len(there), there.shape[1], -1).mean(dim=2)
-    counted = there.to(losses.dtype)
-    return (each * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
+def _weighed(losses: Tensor, weights: Tensor) -> Tensor:
+    """Return the weighed sum of the losses of inputs ``[clients, n]``, means over positions."""
+    each = losses.view(*weights.shape, -1)
+    return (each * (weights / each.shape[2])[..., None]).sum()
+
+
+_SMALL = 16_384
+"""Numbers of a client's matrix below which a call for each client costs more than a copy."""
