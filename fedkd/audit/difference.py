@@ -20,9 +20,10 @@ def changes(
     """Return what changed for every attack that measured the same in both audits.
 
     p is two-sided: of AUC, a normal test from the widths of both intervals, which takes the two
-    for independent; of exposure, Mann-Whitney at the most insertions common to both. An epsilon
-    bound has none, nor has a TPR: its interval is about one threshold, and another audit's
-    non-members set another one.
+    for independent; of exposure, Mann-Whitney at the most insertions common to both, if both were
+    ranked among as many candidates: bits among others are another measure. An epsilon bound has
+    none, nor has a TPR: its interval is about one threshold, and another audit's non-members set
+    another one.
 
     Args:
         here: the rows of the channels of one audit.
@@ -73,7 +74,7 @@ def _auc_p(row: dict[str, Any], other: dict[str, Any]) -> float | None:
 def _exposure_change(row: dict[str, Any], other: dict[str, Any]) -> list[dict[str, Any]]:
     levels = [{one["insertions"] for one in side["levels"]} for side in (row, other)]
     common = levels[0] & levels[1]
-    if not common:
+    if not common or row["exposure_cap"] != other["exposure_cap"]:
         return []
     top = max(common)
     ours, theirs = (

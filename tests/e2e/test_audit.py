@@ -135,6 +135,11 @@ def test_diff_says_what_got_worse(leaky, protected, tmp_path):
     worse = command("audit", "diff", *folders, "--fail", "--json")
     assert worse.exit_code == 4, worse.stderr
     assert "canary_student" in {row["attack"] for row in json.loads(worse.stdout)["worse"]}
+    told = command("audit", "diff", *folders).stdout
+    assert "loss_threshold_student" in told, "nothing is cut off in 80 columns"
+    assert "exposure_mean" in told
+    assert "worse" in told
+    assert "…" not in told
     better = command("audit", "diff", *reversed(folders), "--fail")
     assert better.exit_code == 0
     assert command("audit", "diff", folders[0]).exit_code == 2

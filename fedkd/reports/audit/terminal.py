@@ -15,6 +15,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from fedkd.reports.audit.words import at_least, p_value
+
 Told = Callable[[int, int, dict[str, Any]], None]
 
 
@@ -64,7 +66,7 @@ def print_audit(found: dict[str, Any], paths: dict[str, Path]) -> None:
     for row in found["channels"]:
         if row["status"] == "ran":
             auc, tpr, bits = (_short(row[k]) for k in ("auc", "tpr_at_fpr_01", "exposure_mean"))
-            bound = f"{_short(row['eps_lb'])} of {_short(row['eps_ceiling'])}"
+            bound = f"{at_least(row['eps_lb'])} of {at_least(row['eps_ceiling'])}"
             bound = "-" if row["eps_lb"] is None else bound
             table.add_row(row["attack"], row["channel"], auc, tpr, bound, bits)
     console.print(table)
@@ -90,15 +92,15 @@ def _reduction(found: dict[str, Any]) -> str:
 
 def print_changes(rows: Sequence[dict[str, Any]], worse: Sequence[dict[str, Any]]) -> None:
     """Print what changed between two audits, the significant ones for the worse marked."""
-    table = Table()
-    for column in ("attack", "channel", "figure"):
+    table = Table(box=SIMPLE, collapse_padding=True, pad_edge=False)
+    for column in ("attack", "figure"):
         table.add_column(column, no_wrap=True)
     for column in ("first", "second", "change", "p", ""):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        cells = [_figure(row[key]) for key in ("there", "here", "change", "p")]
+        cells = [_figure(row[key]) for key in ("there", "here", "change")]
         mark = "worse" if row in worse else ""
-        table.add_row(row["attack"], row["channel"], row["figure"], *cells, mark)
+        table.add_row(row["attack"], row["figure"], *cells, p_value(row["p"]), mark)
     Console().print(table)
 
 

@@ -251,5 +251,9 @@ class TestDifference:
         )
         assert flagged <= 5
 
+    def test_bits_among_other_candidates_are_not_compared(self):
+        found = changes([canaries(0.9, k=100)], [canaries(0.9, k=10)])
+        assert "exposure_mean" not in {row["figure"] for row in found}
+
     def test_what_only_one_audit_measured_is_left_out(self):
         assert changes([suspects(1)], [canaries(1)]) == []
