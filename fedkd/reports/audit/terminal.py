@@ -17,6 +17,7 @@ from rich.table import Table
 
 from fedkd.reports.audit.words import at_least, p_value
 
+WORSE = "worse"
 Told = Callable[[int, int, dict[str, Any]], None]
 
 
@@ -92,14 +93,15 @@ def _reduction(found: dict[str, Any]) -> str:
 
 def print_changes(rows: Sequence[dict[str, Any]], worse: Sequence[dict[str, Any]]) -> None:
     """Print what changed between two audits, the significant ones for the worse marked."""
-    table = Table(box=SIMPLE, collapse_padding=True, pad_edge=False)
+    table = Table(box=None, padding=(0, 1, 0, 0))
     for column in ("attack", "figure"):
         table.add_column(column, no_wrap=True)
-    for column in ("first", "second", "change", "p", ""):
+    for column in ("first", "second", "change", "p"):
         table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True, min_width=len(WORSE))
     for row in rows:
         cells = [_figure(row[key]) for key in ("there", "here", "change")]
-        mark = "worse" if row in worse else ""
+        mark = WORSE if row in worse else ""
         table.add_row(row["attack"], row["figure"], *cells, p_value(row["p"]), mark)
     Console().print(table)
 
