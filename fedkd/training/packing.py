@@ -7,6 +7,8 @@ are views of a row trains it in place.
 from __future__ import annotations
 
 import copy
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -70,6 +72,7 @@ class Packing:
             self.buffers.append(Part(name=name, shape=buffer.shape, start=start))
             start += buffer.numel()
         self.width = start + 1
+        self._spare: nn.Module | None = None
 
     def write(self, row: Tensor, module: nn.Module) -> None:
         """Start a row: the module's parameters, an optimiser that has not stepped."""
@@ -102,6 +105,19 @@ class Packing:
         fresh = copy.deepcopy(self.template)
         self.attach(fresh, row)
         return fresh
+
+    @contextmanager
+    def spare(self) -> Generator[nn.Module]:
+        """Lend the one module that is kept for whoever attaches it to rows, and to nothing else.
+
+        Copying a module takes as long as a step or two of a small one.
+        """
+        module = copy.deepcopy(self.template) if self._spare is None else self._spare
+        self._spare = None
+        yield module
+        for parameter, own in zip(module.parameters(), self.template.parameters(), strict=True):
+            parameter.data = own.data  # no row is held on to
+        self._spare = module
 
     def attach(self, module: nn.Module, row: Tensor) -> None:
         """Make the parameters of a module of this architecture views of ``row``."""

@@ -29,18 +29,19 @@ class Lean(Executor):
 
     def train(self, rows: Tensor, jobs: Sequence[Job], *, packing: Packing) -> None:
         """Point one module at each row in turn."""
-        module = packing.module(rows[0]).train()
         gradients = torch.empty_like(packing.values(rows[:1]))
         parts = [part.of(gradients[0]) for part in packing.parts]
-        for row, job in zip(rows, jobs, strict=True):
-            packing.attach(module, row)
-            parameters = list(module.parameters())
-            with borrowing(job):
-                for step in job.schedule():
-                    found = torch.autograd.grad(_loss(module, job, step), parameters)
-                    for part, gradient in zip(parts, found, strict=True):
-                        part.copy_(gradient)
-                    update(row[None], gradients, packing=packing, recipe=job.recipe)
+        with packing.spare() as module:
+            module.train()
+            for row, job in zip(rows, jobs, strict=True):
+                packing.attach(module, row)
+                parameters = list(module.parameters())
+                with borrowing(job):
+                    for step in job.schedule():
+                        found = torch.autograd.grad(_loss(module, job, step), parameters)
+                        for part, gradient in zip(parts, found, strict=True):
+                            part.copy_(gradient)
+                        update(row[None], gradients, packing=packing, recipe=job.recipe)
 
 
 def _loss(module: nn.Module, job: Job, step: Step) -> Tensor:

@@ -148,6 +148,22 @@ def test_running_statistics_stay_with_their_client():
     assert not torch.equal(trained.get_buffer("2.running_mean"), torch.zeros(5).double())
 
 
+def test_the_module_that_is_lent_holds_no_row_afterwards_and_is_lent_again():
+    rows, packing = _rows("cnn_small", RECIPES[0])
+    before = packing.template.state_dict()
+    kept = {name: value.clone() for name, value in before.items()}
+    with packing.spare() as first:
+        packing.attach(first, rows[1])
+        assert next(first.parameters()).data_ptr() == rows[1].data_ptr()
+    with packing.spare() as again, packing.spare() as other:
+        assert again is first
+        assert other is not first
+        own = [parameter.data_ptr() for parameter in packing.template.parameters()]
+        assert [parameter.data_ptr() for parameter in first.parameters()] == own
+    EXECUTORS["lean"].train(rows, _jobs("cnn_small", RECIPES[0], n_lesson=0), packing=packing)
+    assert all(torch.equal(kept[name], value) for name, value in before.items())
+
+
 def test_a_block_of_clients_with_other_lessons_is_not_taught_the_first_ones():
     recipe = RECIPES[1]
     jobs = _jobs("mlp", recipe, n_lesson=20)
