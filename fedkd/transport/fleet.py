@@ -10,7 +10,7 @@ def is_own_answer(body: bytes) -> bool:
     """Return whether a ``push-messages`` body is one answer, of the node that the request names.
 
     Flower checks that a request is signed with the key of the node that it names; the answer in it
-    names a node as well, and Flower 1.41 does not compare the two.
+    names a node as well, and Flower 1.42 does not compare the two.
     """
     try:
         request = PushMessagesRequest.FromString(body)
