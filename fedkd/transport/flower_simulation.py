@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from collections.abc import Iterable
+import signal
+import threading
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from threading import Event
+from types import FrameType
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -29,6 +33,9 @@ def run_on_flower(
 ) -> None:
     """Run two Flower apps against each other on the Ray that is connected, to the server's end.
 
+    An interrupt ends the server first, and with it what Flower's threads ask of Ray: a thread that
+    asks Ray while Ray goes brings the process down.
+
     Args:
         server: its app runs in a thread of this process; what it raises is raised here.
         client: the app, which crosses to Ray's actors as Flower sends it.
@@ -44,15 +51,45 @@ def run_on_flower(
     level = told.level
     told.setLevel(logging.ERROR)
     try:
-        simulation.run_simulation(
-            server_app=_configured(server, scenario_json, interrupted),
-            client_app=client,
-            num_supernodes=n_clients,
-            backend_config={"client_resources": {"num_cpus": cpus, "num_gpus": gpus}},
-        )
+        with _noting_interrupts(interrupted):
+            simulation.run_simulation(
+                server_app=_configured(server, scenario_json, interrupted),
+                client_app=client,
+                num_supernodes=n_clients,
+                backend_config={"client_resources": {"num_cpus": cpus, "num_gpus": gpus}},
+            )
     finally:
         interrupted.set()  # Flower leaves the server's thread waiting for ever
         told.setLevel(level)
+
+
+@contextmanager
+def _noting_interrupts(interrupted: Event) -> Generator[None]:
+    """Let Ctrl-C and SIGTERM set an event first; a second one interrupts at once.
+
+    Raises:
+        KeyboardInterrupt: at the end, whatever else was raised, where there was one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals do not come here
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        signal.signal(number, before[number])
+
+    numbers = (int(signal.SIGINT), int(signal.SIGTERM))
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield
+    except Exception:
+        if not interrupted.is_set():
+            raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if interrupted.is_set():
+        raise KeyboardInterrupt
 
 
 def _configured(server: ServerApp, scenario_json: str, interrupted: Event) -> ServerApp:
