@@ -8,13 +8,14 @@ interrupted by Ctrl-C.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -270,4 +271,19 @@ def _complain(text: str) -> None:
 def main() -> None:
     """Entry point of the console command; SIGTERM ends a run as Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    app()
+    try:
+        app()
+    except SystemExit as ended:
+        if ended.code == EXIT_INTERRUPTED and "ray" in sys.modules:
+            _leave_at_once(EXIT_INTERRUPTED)
+        raise
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """Leave without finalizing: what Ray still runs then may end the process with a crash.
+
+    Ray has been shut down by now, and what is to be kept is on disk.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
