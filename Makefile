@@ -17,7 +17,7 @@ test-slow: $(VENV)/.installed-slow
 	-$(MAKE) full-data
 	-$(BIN)/python -c "import importlib.util as u, sys; sys.exit(not u.find_spec('byzfl'))" || \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps byzfl==0.0.11
-	FEDKD_DATA=$(FULL_DATA) $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+	FEDKD_DATA=$(FULL_DATA) $(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 # Full FashionMNIST from Debian's package, without root; elsewhere see `fedkd data check`.
 full-data: $(FULL_DATA)/fashion-mnist

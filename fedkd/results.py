@@ -16,7 +16,7 @@ SERVER = -1
 """The client column of measurements that are about the whole run."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """One number: a row of the run's long-format table.
 

@@ -36,6 +36,15 @@ hypothesis.settings.load_profile("house")
 
 TINY = ("data=digits", "models=mlp", "clients=3", "rounds=2", "partition=iid")
 GUARDED = {"contract", "golden", "server", "clients", "e2e"}
+ON_RAY = {"test_ray", "test_flwr_run", "test_calibrated_runs"}
+"""Files whose slow tests start Ray clusters, which wait for one another when two start at once."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one process, where they share servers, and all of Ray's."""
+    for item in items:
+        file = item.path.stem
+        item.add_marker(pytest.mark.xdist_group("ray" if file in ON_RAY else file))
 
 
 @dataclass(frozen=True, kw_only=True)
