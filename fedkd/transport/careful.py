@@ -13,6 +13,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from fedkd.errors import RunStopped
 from fedkd.transport.messages import ErrorCode
 
 BETWEEN_S = 1.0
@@ -30,7 +31,8 @@ class CarefulGrid(Grid):
     that goes on in the background, and is an answer like any other if it comes to an end.
 
     Args:
-        inner: Flower's grid. What it raises about the SuperLink itself is passed on.
+        inner: Flower's grid. What it raises about the SuperLink itself, or about the run, is passed
+            on.
     """
 
     def __init__(self, inner: Grid) -> None:
@@ -113,7 +115,7 @@ class CarefulGrid(Grid):
         asked = self._asked.get(identity)
         try:
             found = self._pulls.pop(identity).result()
-        except (httpx.HTTPError, OSError):
+        except (httpx.HTTPError, OSError, RunStopped):
             raise
         except Exception as error:  # whatever a client's bytes provoke is that client's failure
             failed = Error(ErrorCode.RAISED, f"unreadable reply ({type(error).__name__})")

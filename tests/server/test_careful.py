@@ -15,6 +15,7 @@ from fedkd_server.rounds import run_rounds
 from flwr.app import Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedkd.errors import RunStopped
 from fedkd.results import RoundResult
 from fedkd.scenario import to_json
 from fedkd.transport.careful import CarefulGrid
@@ -75,9 +76,10 @@ def test_together_one_odd_answer_ends_the_run(run):
         run(ValueError("x"), careful=False)
 
 
-def test_a_superlink_that_is_gone_is_no_clients_fault(run):
-    with pytest.raises(httpx.ConnectError):
-        run(httpx.ConnectError("gone"))
+@pytest.mark.parametrize("error", [httpx.ConnectError("gone"), RunStopped("interrupted")])
+def test_what_ends_the_superlink_or_the_run_is_no_clients_fault(run, error):
+    with pytest.raises(type(error)):
+        run(error)
 
 
 def test_what_was_too_large_to_send_is_not_waited_for(tiny):
