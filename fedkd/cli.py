@@ -282,7 +282,7 @@ def main() -> None:
 def _leave_at_once(code: int) -> NoReturn:
     """Leave without finalizing: what Ray still runs then may end the process with a crash.
 
-    Ray has been shut down by now, and what is to be kept is on disk.
+    By now a Ray of ours has been shut down, and what is to be kept is on disk.
     """
     sys.stdout.flush()
     sys.stderr.flush()

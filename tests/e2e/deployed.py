@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,9 @@ def ended(child: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
-        left = [pid for pid in family if alive(pid)]
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
+        for pid in filter(alive, family):
+            with suppress(ProcessLookupError):  # it ended by itself since
+                os.kill(pid, signal.SIGKILL)
 
 
 def alive(pid: int) -> bool:

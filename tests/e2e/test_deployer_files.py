@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -22,7 +21,8 @@ import numpy as np
 import pytest
 import yaml
 
-from fedkd.deployment.processes import descendants, free_port
+from fedkd.deployment.processes import free_port
+from tests.e2e.deployed import ended
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -140,20 +140,8 @@ def running(words: list[str], log: Path, env: dict[str, str]) -> Iterator[subpro
         child = subprocess.Popen(
             words, stdout=file, stderr=subprocess.STDOUT, cwd=log.parent, env=env
         )
-    try:
+    with ended(child):
         yield child
-    finally:
-        family = descendants(child.pid)
-        if child.poll() is None:
-            child.terminate()
-            try:
-                child.wait(timeout=40)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-        for pid in family:
-            if Path(f"/proc/{pid}").exists():
-                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.slow

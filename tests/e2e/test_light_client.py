@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from fedkd import certificates
-from fedkd.deployment.processes import descendants, free_port
+from fedkd.deployment.processes import free_port
+from tests.e2e.deployed import ended
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -63,13 +62,10 @@ def test_a_light_client_takes_part_in_a_run(light: Path, tmp_path: Path):
     join = ["client", "join", "--server", f"127.0.0.1:{port}", "--certs", certs, "--client", "0"]
     server = _start([BIN / "fedkd", *words], tmp_path / "server.log")
     client = _start([light / "fedkd", *join], tmp_path / "client.log")
-    try:
+    with ended(server), ended(client):
         limit = time.monotonic() + 600
         while server.poll() is None and time.monotonic() < limit:
             time.sleep(0.5)
-    finally:
-        _end(client)
-        _end(server)
     logs = "".join((tmp_path / name).read_text() for name in ("server.log", "client.log"))
     assert server.returncode == 0, logs
     (run,) = (tmp_path / "runs").iterdir()
@@ -80,20 +76,6 @@ def test_a_light_client_takes_part_in_a_run(light: Path, tmp_path: Path):
 def _start(words: list[str | Path], log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as file:
         return subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, cwd=log.parent)
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    family = descendants(child.pid)
-    if child.poll() is None:
-        child.terminate()
-        try:
-            child.wait(timeout=40)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-    for pid in family:
-        if Path(f"/proc/{pid}").exists():
-            os.kill(pid, signal.SIGKILL)
 
 
 def test_with_all_of_it_a_scenario_runs_and_no_generic_top_level_name_is_there(
