@@ -110,7 +110,7 @@ class Fleet:
         given = given_in_clear(self._scenario)
         if not given:
             raise PermissionError("this scenario shares no private example in clear")
-        self._spending.charge(request.client, given, round=request.round)
+        self._pay(request, given)
         examples = contribution(self._learner.private(request.client))
         return Reply(client=request.client, contribution=examples)
 
@@ -200,7 +200,13 @@ class Fleet:
             first=state.weights is None,
         )
         due = [release for release in planned if release not in given]
-        return self._spending.charge(request.client, due, round=request.round)
+        self._pay(request, due)
+        return due
+
+    def _pay(self, request: Request, due: Sequence[Release]) -> None:
+        failed = self._spending.charge([request.client], due, round=request.round)
+        if failed:
+            raise failed[request.client]
 
     def _answer(self, request: Request, upload: Upload | None) -> Reply:
         if not self._sums.wanted:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedkd.data.federation import load, planted
+from fedkd.privacy.accounting import epsilon
 from fedkd.privacy.claims import claim
 from fedkd.privacy.ledger import Charge, Ledger, Release
 from fedkd.privacy.releases import guard
@@ -80,9 +81,8 @@ def spending(run: Path, scenario: Scenario) -> dict[str, Any]:
     def spent(charges: list[Charge]) -> float | None:
         releases = tuple(charge.release for charge in charges)
         if kept is not None and releases not in known:
-            value = Ledger(charges=charges).epsilon(
-                charges[0].client, *kept, delta=scenario.privacy.delta
-            )
+            events = [one.event for one in releases if (one.unit, one.channel) == kept]
+            value = epsilon(events, delta=scenario.privacy.delta)
             known[releases] = value if math.isfinite(value) else None
         return known.get(releases)
 

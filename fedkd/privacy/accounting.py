@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 
 from fedkd.errors import ConfigError
@@ -25,13 +25,15 @@ def epsilon(events: Iterable[Event], *, delta: float) -> float:
     Sampled Gaussians are bounded for adding or removing one record; the other events hold for
     whatever relation their sensitivity was worked out for.
     """
-    counted: Counter[Event] = Counter()
-    for event in events:
-        if not event.counted:
-            return math.inf
-        if not isinstance(event, Nothing):
-            counted[event] += 1
-    return _epsilon(frozenset(counted.items()), delta)
+    return epsilon_of_counts(Counter(events), delta=delta)
+
+
+def epsilon_of_counts(times: Mapping[Event, int], *, delta: float) -> float:
+    """Return what :func:`epsilon` does, of events with the times that each took place."""
+    if not all(event.counted for event in times):
+        return math.inf
+    composition = ((event, n) for event, n in times.items() if not isinstance(event, Nothing))
+    return _epsilon(frozenset(composition), delta)
 
 
 @lru_cache(maxsize=4096)

@@ -7,6 +7,7 @@ DP-SGD on the clients; 3 a guarantee for every client, by noise that the trusted
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -70,8 +71,7 @@ def claim(
     worst = 0.0
     if kept is not None:
         honest = _honest(scenario, ledger)
-        spent = [ledger.epsilon(client, *kept, delta=delta) for client in honest]
-        worst = max(spent, default=0.0)
+        worst = max(ledger.epsilons(honest, *kept, delta=delta), default=0.0)
         if not math.isfinite(worst):
             warnings.insert(0, f"no guarantee, because: {_reasons(ledger, kept, of=honest)}")
     if kept is None or list(refusals(scenario)) or not _formal(scenario, worst):
@@ -178,10 +178,12 @@ def _uncharged(
 ) -> str | None:
     if scenario.method.message is MessageKind.NOTHING:
         return None
-    charged = {(charge.round, charge.client) for charge in ledger.charges}
+    charged: defaultdict[int, set[int]] = defaultdict(set)
+    for charge in ledger.charges:
+        charged[charge.round].update(charge.clients)
     for n, clients in cohorts:
         for client in clients:
-            if (n, client) not in charged:
+            if client not in charged[n]:
                 return f"the ledger misses client {client} in round {n}, so nothing can be claimed"
     return None
 

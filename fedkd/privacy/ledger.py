@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import lt
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fedkd.errors import ConfigError
-from fedkd.privacy.accounting import epsilon
+from fedkd.privacy.accounting import epsilon_of_counts
 from fedkd.privacy.events import Event, Unit, from_plain, to_plain
+from fedkd.privacy.ledger_index import ByClient, InRound, Spent
+from fedkd.privacy.spans import from_spans, to_spans
 from fedkd.types import SCHEMA
 
 
@@ -44,16 +48,23 @@ class Release:
 
 @dataclass(frozen=True, kw_only=True)
 class Charge:
-    """A release with its client and round.
+    """A release by clients that made it, each for itself, in one round.
 
     Attributes:
+        clients: who they are, ascending.
         run: which run it belongs to, where a ledger outlives runs; else empty.
     """
 
     round: int
-    client: int
+    clients: tuple[int, ...]
     release: Release
     run: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse clients out of order, which a file could not tell."""
+        ids = self.clients
+        if not ids or ids[0] < 0 or not all(map(lt, ids, ids[1:])):
+            raise ValueError(f"clients: {ids[:9]!r}; a charge needs ascending ids, at least one")
 
 
 @dataclass(kw_only=True)
@@ -67,7 +78,9 @@ class Ledger:
 
     path: Path | None = None
     charges: list[Charge] = field(default_factory=list[Charge])
-    _by_client: dict[int, list[Charge]] = field(init=False, repr=False, compare=False)
+    _by_client: ByClient = field(default_factory=ByClient, init=False, repr=False, compare=False)
+    _by_round: dict[tuple[str, int], list[Charge]] = field(init=False, repr=False, compare=False)
+    _asked: InRound = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Read the file; ConfigError when a line is damaged, since a gap would hide spending.
@@ -77,7 +90,7 @@ class Ledger:
         """
         if self.path is not None and self.path.exists():
             self.charges = [*_read(self.path)]
-        self._by_client = {}
+        self._by_round, self._asked = {}, InRound([])
         self._index(self.charges)
 
     def add(self, charges: Iterable[Charge]) -> None:
@@ -85,38 +98,32 @@ class Ledger:
         new = list(charges)
         if self.path is not None and new:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _drop_cut_off(self.path)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(_line(charge) + "\n" for charge in new)
+            with self.path.open("ab+") as file:
+                _drop_cut_off(file)
+                file.write("".join(_lines(new)).encode())
                 file.flush()
                 os.fsync(file.fileno())
         self.charges += new
         self._index(new)
 
     def unpaid(
-        self, client: int, planned: Sequence[Release], *, round: int, run: str = ""
-    ) -> list[Release]:
-        """Return the planned releases that this very round has not been charged yet.
+        self, clients: Sequence[int], planned: Sequence[Release], *, round: int, run: str = ""
+    ) -> dict[tuple[Release, ...], list[int]]:
+        """Return the clients by the planned releases that this very round has not charged them.
 
         For a round that is done again, after a kill, with noise that comes out the same: it
         releases nothing that was not released, or at least charged, before.
         """
-        before = [
-            charge.release
-            for charge in self.all_of(client)
-            if charge.round == round and charge.run == run
-        ]
-        left: list[Release] = []
-        for release in planned:
-            if release in before:
-                before.remove(release)
-            else:
-                left.append(release)
-        return left
+        charged = self._by_round.get((run, round))
+        if charged is None:
+            return {tuple(planned): list(clients)} if clients else {}
+        if self._asked.charges is not charged:
+            self._asked = InRound(charged)
+        return self._asked.unpaid(clients, planned)
 
     def clients(self) -> list[int]:
         """Return the clients that were charged, ascending."""
-        return sorted(self._by_client)
+        return self._clients().clients()
 
     def of(self, client: int, unit: Unit, channel: Channel) -> list[Charge]:
         """Return one client's charges of one unit and channel, in order."""
@@ -127,8 +134,8 @@ class Ledger:
         ]
 
     def all_of(self, client: int) -> list[Charge]:
-        """Return all of one client's charges, in order."""
-        return list(self._by_client.get(client, ()))
+        """Return all charges that one client has a part in, in order."""
+        return self._clients().charges(client)
 
     def epsilon(
         self,
@@ -143,35 +150,72 @@ class Ledger:
 
         Only releases of this unit and channel count; units are never added to each other.
         """
-        events = [charge.release.event for charge in self.of(client, unit, channel)]
-        events += [r.event for r in planned if (r.unit, r.channel) == (unit, channel)]
-        return epsilon(events, delta=delta)
+        (found,) = self.epsilons([client], unit, channel, delta=delta, planned=planned)
+        return found
+
+    def epsilons(
+        self,
+        clients: Iterable[int],
+        unit: Unit,
+        channel: Channel,
+        *,
+        delta: float,
+        planned: Iterable[Release] = (),
+    ) -> list[float]:
+        """Return each client's :meth:`epsilon`, worked out once for those with the same past."""
+        more = Counter(r.event for r in planned if (r.unit, r.channel) == (unit, channel))
+        found, index = dict[Spent, float](), self._clients()
+        pasts = [index.spent(client, (unit, channel)) for client in clients]
+        for past in pasts:
+            if past not in found:
+                found[past] = epsilon_of_counts(past.events + more, delta=delta)
+        return [found[past] for past in pasts]
+
+    def _clients(self) -> ByClient:
+        """Return the index by client, which few rounds ask for, as it is now."""
+        self._by_client.catch_up(self.charges)
+        return self._by_client
 
     def _index(self, charges: Iterable[Charge]) -> None:
         for charge in charges:
-            self._by_client.setdefault(charge.client, []).append(charge)
+            self._by_round.setdefault((charge.run, charge.round), []).append(charge)
 
 
-def _line(charge: Charge) -> str:
-    release = charge.release
-    tree: dict[str, Any] = {
-        "schema": SCHEMA,
-        "round": charge.round,
-        "client": charge.client,
-        "what": release.what,
-        "unit": release.unit.value,
-        "channel": release.channel.value,
-        "event": to_plain(release.event),
-    }
-    return json.dumps(tree | ({"run": charge.run} if charge.run else {}))
+def _lines(charges: Iterable[Charge]) -> Iterator[str]:
+    spans: dict[tuple[int, ...], list[list[int]]] = {}
+    for charge in charges:
+        ids, release = charge.clients, charge.release
+        if ids not in spans:
+            spans[ids] = to_spans(ids)
+        tree: dict[str, Any] = {
+            "schema": SCHEMA,
+            "round": charge.round,
+            **({"client": ids[0]} if len(ids) == 1 else {"clients": spans[ids]}),
+            "what": release.what,
+            "unit": release.unit.value,
+            "channel": release.channel.value,
+            "event": to_plain(release.event),
+        }
+        yield json.dumps(tree | ({"run": charge.run} if charge.run else {})) + "\n"
 
 
-def _drop_cut_off(path: Path) -> None:
+def _who(tree: dict[str, Any]) -> tuple[int, ...]:
+    if "client" not in tree:
+        return from_spans(tree["clients"])
+    if "clients" in tree:
+        raise ValueError("it is said twice whose line it is")
+    return from_spans([[tree["client"]] * 2])
+
+
+def _drop_cut_off(file: BinaryIO) -> None:
     """Take off a last line without its end, before another one would be joined to it."""
-    whole = path.read_bytes() if path.exists() else b""
-    complete = whole.rfind(b"\n") + 1
-    if complete < len(whole):
-        os.truncate(path, complete)
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return
+    file.seek(size - 1)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _read(path: Path) -> Iterator[Charge]:
@@ -191,7 +235,7 @@ def _read(path: Path) -> Iterator[Charge]:
             )
             yield Charge(
                 round=tree["round"],
-                client=tree["client"],
+                clients=_who(tree),
                 release=release,
                 run=tree.get("run", ""),
             )

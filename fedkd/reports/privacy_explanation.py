@@ -15,6 +15,7 @@ from fedkd.privacy.claims import Claim, claim
 from fedkd.privacy.events import to_plain
 from fedkd.privacy.ledger import Ledger
 from fedkd.privacy.releases import Guard, guard
+from fedkd.privacy.spans import to_spans
 from fedkd.run_files import LEDGER, read_cohorts, read_scenario
 from fedkd.scenario import Scenario
 
@@ -117,13 +118,8 @@ def _grouped(rows: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]
 
 def ranges(clients: Sequence[int]) -> str:
     """Return ascending client ids as ``0, 3-9``."""
-    parts: list[list[int]] = []
-    for client in clients:
-        if parts and client == parts[-1][-1] + 1:
-            parts[-1].append(client)
-        else:
-            parts.append([client])
-    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
+    spans = to_spans(clients)
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in spans)
 
 
 def event_text(event: dict[str, Any]) -> str:

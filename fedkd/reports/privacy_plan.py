@@ -117,5 +117,5 @@ def _as_if_run(scenario: Scenario, *, n_rows: int) -> Ledger:
     ledger = Ledger()
     for n in range(scenario.rounds):
         planned = releases(scenario, n_rows=n_rows, first=n == 0)
-        ledger.add(Charge(round=n + 1, client=0, release=release) for release in planned)
+        ledger.add(Charge(round=n + 1, clients=(0,), release=release) for release in planned)
     return ledger

@@ -45,24 +45,39 @@ class Budget:
                 fit their filter, anew where an earlier answer of theirs was lost; None for all
                 that were charged before.
         """
-        admitted: list[int] = []
+        known = set(self._ledger.clients()) if informed is None else informed
+        able = [client for client in members if client not in self._refused]
+        admitted: set[int] = set()
         charges: list[Charge] = []  # one write for all of them
-        known = self._ledger.clients() if informed is None else informed
-        for client in members:
-            planned = releases(self._scenario, n_rows=self._n_rows, first=client not in known)
-            if self._scenario.noise_seed() is not None:  # done again, the round comes out the same
-                planned = self._ledger.unpaid(client, planned, round=round)
-            if client in self._refused or self._exceeds(client, planned):
-                continue
-            charges += [Charge(round=round, client=client, release=one) for one in planned]
-            admitted.append(client)
+        for first in (True, False):
+            alike = [client for client in able if (client not in known) is first]
+            for due, clients in self._due(alike, first=first, round=round).items():
+                within = self._within(clients, due)
+                admitted.update(within)
+                if within:
+                    together = tuple(sorted(within))
+                    charges += [Charge(round=round, clients=together, release=one) for one in due]
         if len(admitted) >= at_least:
             self._ledger.add(charges)
-        return admitted
+        return [client for client in able if client in admitted]
 
-    def _exceeds(self, client: int, planned: Sequence[Release]) -> bool:
+    def _due(
+        self, clients: Sequence[int], *, first: bool, round: int
+    ) -> dict[tuple[Release, ...], list[int]]:
+        """Return clients that a round costs the same by what they have to pay of it."""
+        if not clients:
+            return {}
+        planned = releases(self._scenario, n_rows=self._n_rows, first=first)
+        if self._scenario.noise_seed() is None:
+            return {tuple(planned): list(clients)}
+        # done again, the round comes out the same
+        return self._ledger.unpaid(clients, planned, round=round)
+
+    def _within(self, clients: Sequence[int], due: Sequence[Release]) -> Sequence[int]:
+        """Return the clients that stay within the target when they pay what is due."""
         kept, privacy = guard(self._scenario), self._scenario.privacy
-        if kept is None or privacy.target_epsilon is None:
-            return False
-        after = self._ledger.epsilon(client, *kept, delta=privacy.delta, planned=planned)
-        return after > privacy.target_epsilon
+        limit = privacy.target_epsilon
+        if kept is None or limit is None:
+            return clients
+        after = self._ledger.epsilons(clients, *kept, delta=privacy.delta, planned=due)
+        return [client for client, spent in zip(clients, after, strict=True) if spent <= limit]

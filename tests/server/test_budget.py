@@ -10,6 +10,7 @@ from fedkd.compose import compose
 from fedkd.privacy.accounting import epsilon
 from fedkd.privacy.events import SampledGaussian, Unit
 from fedkd.privacy.ledger import Channel, Charge, Ledger, Release
+from fedkd.privacy.releases import releases
 from fedkd.simulation import simulate
 
 GUARD = (Unit.RECORD, Channel.UPLOAD)
@@ -50,7 +51,12 @@ def test_a_client_whose_answer_was_lost_pays_again_for_the_filter_it_fits_again(
     budget = Budget(scenario, ledger, n_rows=60)
     budget.admit([0, 1], round=1, informed=())
     budget.admit([0, 1], round=2, informed={0})
-    fitted = [(c.client, c.round) for c in ledger.charges if c.release.what == "choice of rows"]
+    fitted = [
+        (client, charge.round)
+        for charge in ledger.charges
+        for client in charge.clients
+        if charge.release.what == "choice of rows"
+    ]
     record = [pair for pair in fitted if fitted.count(pair) == 2]
     assert sorted(set(record)) == [(0, 1), (1, 1), (1, 2)]
 
@@ -63,13 +69,54 @@ def test_without_a_target_nobody_is_left_out():
 
 def test_too_few_for_a_round_are_charged_nothing():
     ledger = Ledger()
-    ledger.add(Charge(round=n, client=2, release=_round_of_training()) for n in (1, 2))
+    ledger.add(Charge(round=n, clients=(2,), release=_round_of_training()) for n in (1, 2))
     budget = Budget(compose(_within(2)), ledger, n_rows=60)
     before = len(ledger.charges)
     assert budget.admit([0, 1, 2], round=3, at_least=3) == [0, 1]
     assert len(ledger.charges) == before
     assert budget.admit([0, 1, 2], round=3, at_least=2) == [0, 1]
     assert len(ledger.charges) > before
+
+
+def test_clients_that_a_round_costs_the_same_are_charged_in_one_line_each_release(tmp_path):
+    """However many clients there are, and whoever of them is new or left out."""
+    scenario = compose([*_within(3), "clients=40", "method.filter=dp_centroids"])
+    ledger = Ledger(path=tmp_path / "ledger.jsonl")
+    budget = Budget(scenario, ledger, n_rows=60, refused={7})
+    budget.admit(range(1, 40), round=1, informed=())
+    admitted = budget.admit([39, *range(39)], round=2, informed={*range(1, 40)})
+    others = (*range(1, 7), *range(8, 40))
+    assert admitted == [39, 0, *others[:-1]], "in the order they were asked in"
+    for n, groups in ((1, {others}), (2, {(0,), others})):
+        charged = [c for c in Ledger(path=ledger.path).charges if c.round == n]
+        assert {charge.clients for charge in charged} == groups
+        assert len({(c.clients, c.release) for c in charged}) == len(charged)
+
+
+@pytest.mark.parametrize(("noise", "times"), [("null", 1), ("secret", 2)])
+def test_a_round_that_is_done_again_is_charged_once_where_its_noise_comes_out_the_same(
+    noise, times
+):
+    scenario = compose([*_within(9), "clients=9", f"seeds.noise={noise}"])
+    ledger = Ledger()
+    Budget(scenario, ledger, n_rows=60).admit([0, 1, 3], round=1, informed=())
+    Budget(scenario, ledger, n_rows=60).admit([0, 1, 2, 3], round=1, informed=())
+    spent = ledger.epsilons([0, 1, 2, 3], *GUARD, delta=1e-5)
+    assert spent == [_cost(times), _cost(times), _cost(1), _cost(times)]
+
+
+def test_what_a_round_costs_is_worked_out_for_all_clients_at_once(monkeypatch):
+    asked: list[bool] = []
+
+    def counted(scenario, *, n_rows, first):
+        asked.append(first)
+        return releases(scenario, n_rows=n_rows, first=first)
+
+    monkeypatch.setattr("fedkd_server.budget.releases", counted)
+    budget = Budget(compose([*_within(3), "clients=60"]), Ledger(), n_rows=60)
+    budget.admit(range(40), round=1, informed=())
+    budget.admit(range(60), round=2, informed={*range(40)})
+    assert asked == [True, True, False]
 
 
 def test_a_run_ends_cleanly_when_no_budget_is_left_and_says_so(tmp_path):
@@ -114,7 +161,7 @@ def test_masked_sums_end_cleanly_when_the_budget_leaves_too_few(
     """Some clients spent two rounds' worth in an earlier run, as only their own ledgers know."""
     for client in range(n_spent):
         Ledger(path=tmp_path / "ledgers" / f"client-{client}.jsonl").add(
-            [Charge(round=n, client=client, release=_round_of_training()) for n in (1, 2)]
+            [Charge(round=n, clients=(client,), release=_round_of_training()) for n in (1, 2)]
         )
     sums = ("server_view=sums", "n_min=3", "clients=4", "rounds=4")
     summary = simulate([*_within(4), *sums], out=tmp_path / "runs", ledgers=tmp_path / "ledgers")
@@ -128,7 +175,7 @@ def test_masked_sums_end_cleanly_when_the_budget_leaves_too_few(
 
 
 def test_a_client_refuses_by_itself_whatever_the_server_asks(tmp_path, play, monkeypatch):
-    monkeypatch.setattr(Budget, "_exceeds", lambda *_: False)
+    monkeypatch.setattr(Budget, "_within", lambda _, clients, due: clients)
     results = play(compose(_within(2)))
     assert [len(result.cohort) for result in results] == [0, 3, 3, 0]
     assert results[-1].left_out == [0, 1, 2]

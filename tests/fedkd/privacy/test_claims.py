@@ -26,7 +26,7 @@ def _ran(scenario: Scenario, *, rounds: int = 3) -> tuple[Ledger, list[tuple[int
     ledger, cohorts = Ledger(), [(n, [0, 1]) for n in range(1, rounds + 1)]
     for n, cohort in cohorts:
         planned = releases(scenario, n_rows=50, first=n == 1)
-        ledger.add(Charge(round=n, client=c, release=r) for c in cohort for r in planned)
+        ledger.add(Charge(round=n, clients=tuple(cohort), release=r) for r in planned)
     return ledger, cohorts
 
 
@@ -124,7 +124,9 @@ def test_dp_sgd_without_noise_claims_nothing_and_says_why():
 def test_a_round_that_the_ledger_misses_costs_the_claim():
     scenario = compose(DP)
     ledger, cohorts = _ran(scenario)
-    holed = Ledger(charges=[c for c in ledger.charges if (c.round, c.client) != (2, 1)])
+    holed = Ledger(
+        charges=[replace(c, clients=(0,)) if c.round == 2 else c for c in ledger.charges]
+    )
     said = claim(scenario, holed, cohorts)
     assert said.level == 0
     assert "misses client 1 in round 2" in said.warnings[0]
@@ -135,7 +137,7 @@ def test_a_ledger_that_spent_more_than_planned_shows_it():
     ledger, cohorts = _ran(scenario)
     event = SampledGaussian(1.0, 0.5, 40)
     extra = Release(what="test", unit=Unit.RECORD, channel=Channel.UPLOAD, event=event)
-    ledger.add([Charge(round=3, client=1, release=extra)])
+    ledger.add([Charge(round=3, clients=(1,), release=extra)])
     said = claim(scenario, ledger, cohorts)
     assert (said.level, said.epsilon) == (0, None)
     assert "the formal epsilon 1" in said.sentence
@@ -198,9 +200,9 @@ def test_nothing_is_claimed_for_adversary_clients(settings):
     event = SampledGaussian(0.1, 0.9, 4000)
     unit, channel = (said.unit, Channel.UPLOAD)
     boundless = Release(what="test", unit=unit, channel=channel, event=event)
-    ledger.add([Charge(round=3, client=1, release=boundless)])
+    ledger.add([Charge(round=3, clients=(1,), release=boundless)])
     assert claim(attacked, ledger, cohorts).epsilon == said.epsilon, "client 1 is no part of it"
-    ledger.add([Charge(round=3, client=0, release=boundless)])
+    ledger.add([Charge(round=3, clients=(0,), release=boundless)])
     assert claim(attacked, ledger, cohorts).epsilon is None
 
 
