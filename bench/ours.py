@@ -2,37 +2,31 @@
 
     python -m bench.ours --model mlp --rounds 10
 
-The clients hold the same 6,000 examples as the peers' clients, 60 each, in fedkd's own random
-order: which client holds which example differs, which changes no amount of work.
+It starts and ends as the command ``fedkd simulate`` does: what a run needs is imported when it is
+called, with Python's collector set for a process that does one thing. The clients hold the same
+6,000 examples as the peers' clients, 60 each, in fedkd's own random order: which client holds which
+example differs, which changes no amount of work.
 """
 
 from __future__ import annotations
 
+import importlib
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import nn
 
-from bench import job, networks
-from fedkd.models.base import Model, models
-from fedkd.results import RoundResult
-from fedkd.simulation import simulate
+from bench import job
+from fedkd import collector
+
+if TYPE_CHECKING:
+    from fedkd.results import RoundResult
 
 MODELS = {"mlp": "mlp", "cnn": "bench_cnn"}
 NEVER = 10**6
 """As ``measure_every``: clients are measured after the last round only."""
-
-
-@models.register("bench_cnn")
-@dataclass(frozen=True)
-class BenchCNN(Model):
-    """The job's convolutional network."""
-
-    def build(self, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
-        """Return a fresh module for the job's images."""
-        return networks.cnn()
 
 
 def write_job(path: Path) -> None:
@@ -68,7 +62,7 @@ def overrides(data: Path, options: job.Options) -> list[str]:
     ]
 
 
-def seconds_of(results: list[RoundResult]) -> list[float]:
+def seconds_of(results: Iterable[RoundResult]) -> list[float]:
     """Return the seconds of every round but the set-up, as the run itself measured them."""
     return [
         m.value
@@ -79,12 +73,18 @@ def seconds_of(results: list[RoundResult]) -> list[float]:
 
 
 def main() -> None:
-    options, results = job.read_options(), list[RoundResult]()
+    collector.rarely()
+    from fedkd.simulation import simulate
+
+    importlib.import_module("bench.our_cnn")
+    options = job.read_options()
+    results: list[RoundResult] = []
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "job.npz"
         write_job(data)
         summary = simulate(overrides(data, options), out=folder, show=results.extend)
     job.report(seconds_of(results), accuracy=summary["server_accuracy"])
+    collector.at_last()
 
 
 if __name__ == "__main__":

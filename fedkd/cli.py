@@ -19,6 +19,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from fedkd import collector
 from fedkd.cli_audit import Options as AuditOptions
 from fedkd.cli_audit import add_audit, audit_run, check_auditable
 from fedkd.cli_catalogue import add_catalogue
@@ -271,12 +272,15 @@ def _complain(text: str) -> None:
 def main() -> None:
     """Entry point of the console command; SIGTERM ends a run as Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    collector.rarely()
     try:
         app()
     except SystemExit as ended:
         if ended.code == EXIT_INTERRUPTED and "ray" in sys.modules:
             _leave_at_once(EXIT_INTERRUPTED)
         raise
+    finally:
+        collector.at_last()
 
 
 def _leave_at_once(code: int) -> NoReturn:

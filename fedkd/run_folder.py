@@ -27,6 +27,7 @@ from typing import IO, Any
 from fedkd.canaries.registered import registration
 from fedkd.checkpoints import Checkpoint, Checkpoints
 from fedkd.errors import ConfigError
+from fedkd.metrics_file import METRICS, write_metrics
 from fedkd.privacy.claims import claim
 from fedkd.privacy.ledger import Ledger
 from fedkd.results import RoundResult, from_event, summarise
@@ -246,14 +247,9 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def _finish(self) -> None:
-        import pandas as pd
-
         self.transcript.close()
-        rows = [asdict(m) for result in self.rounds for m in result.measurements]
-        table = pd.DataFrame(rows, columns=["round", "client", "name", "value"])
-        table.astype({"round": "int32", "client": "int32", "name": "string"}).to_parquet(
-            self.path / "metrics.parquet", index=False
-        )
+        rows = [m for result in self.rounds for m in result.measurements]
+        write_metrics(self.path / METRICS, rows)
         _write_json(self.path / SUMMARY, self.summary())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from flwr.serverapp import ServerApp
 
-from fedkd import backends
+from fedkd import backends, collector
 from fedkd.compose import compose
 from fedkd.data.federation import layout_rows
 from fedkd.errors import ConfigError
@@ -143,9 +143,10 @@ def simulation_grid(
     n_workers = n_workers_of(scenario) if n_workers is None else n_workers
     if n_workers == 1:
         return LocalGrid(fleet, intake, n_clients=scenario.clients)
-    return WorkerGrid(
-        fleet, intake, method=scenario.method, n_workers=n_workers, n_clients=scenario.clients
-    )
+    with collector.shared():
+        return WorkerGrid(
+            fleet, intake, method=scenario.method, n_workers=n_workers, n_clients=scenario.clients
+        )
 
 
 def n_workers_of(scenario: Scenario) -> int:

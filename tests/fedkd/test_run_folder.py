@@ -10,6 +10,7 @@ import pytest
 from fedkd.adversaries.loss_maximisation import LossMaximisation
 from fedkd.errors import ConfigError, RunStopped
 from fedkd.methods.base import methods
+from fedkd.metrics_file import METRICS, write_metrics
 from fedkd.results import Failure, Measurement, RoundResult, result_hash
 from fedkd.run_files import finished_run, read_metrics, read_scenario, read_summary
 from fedkd.run_folder import RunFolder
@@ -206,3 +207,21 @@ def test_adversary_clients_have_no_part_in_the_honest_mean(tmp_path):
     assert (summary["accuracy_mean"], summary["accuracy_worst"]) == (0.25, 0.25)
     assert summary["bytes_up"] == 300, "bytes are everybody's"
     assert set(table[table.name == "accuracy"]["client"]) == {0, 1}, "each is still measured"
+
+
+def test_the_table_has_its_types_and_every_float_bit_by_bit(tmp_path):
+    odd = [0.1, float("nan"), float("-inf"), 5e-324, -0.0]
+    rows = [Measurement(n, n - 1, f"größe_{n}", value) for n, value in enumerate(odd)]
+    for some in (rows, []):
+        write_metrics(tmp_path / METRICS, some)
+        table = read_metrics(tmp_path)
+        kinds = {name: str(kind) for name, kind in table.dtypes.items()}
+        assert kinds == {
+            "round": "int32",
+            "client": "int32",
+            "name": "string",
+            "value": "float64",
+        }
+        assert list(table["name"]) == [row.name for row in some]
+        assert list(table["client"]) == [row.client for row in some]
+        assert [v.hex() for v in table["value"]] == [row.value.hex() for row in some]
