@@ -1,15 +1,17 @@
 """The rows of all clients of a simulation, in memory that worker processes share.
 
-The memory is a file without a name, as large as all rows together and at first empty. Where that
-is more than this machine should hold, pages go back to the file once a client's round is over;
-the operating system keeps what is used most.
+Where all rows together are more than this machine should hold, they lie in a file without a name:
+pages of it are let go of once a client's round is over, and the operating system keeps in memory
+what is used most. Fewer rows have nothing to do with a disk.
 """
 
 from __future__ import annotations
 
 import mmap
+import os
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -36,17 +38,22 @@ class Bank:
         for count in pages:
             self._starts.append(self._starts[-1] + count * mmap.PAGESIZE)
         size = max(1, self._starts[-1])
-        with tempfile.TemporaryFile() as file:
-            file.truncate(size)
-            self._memory = mmap.mmap(file.fileno(), size)
+        self._file = tempfile.TemporaryFile() if size > PAGED_FROM else None  # noqa: SIM115
+        if self._file is None:
+            self._memory = mmap.mmap(-1, size)
+        else:
+            self._file.truncate(size)
+            self._memory = mmap.mmap(self._file.fileno(), size)
         self._known = torch.zeros(len(widths), dtype=torch.bool).share_memory_()
-        self._paged = size > PAGED_FROM
 
     def row(self, client: int, *, width: int, device: torch.device) -> Tensor:
         """Return the client's part of the shared memory."""
-        return torch.frombuffer(
-            self._memory, dtype=torch.float32, count=width, offset=self._starts[client]
-        )
+        start = self._starts[client]
+        if self._file is not None and not self.holds(client):
+            # Written as one piece: a page fault for every page is several times as dear, and
+            # waits for the file system while another worker does the same.
+            os.pwrite(self._file.fileno(), bytes(self._starts[client + 1] - start), start)
+        return torch.frombuffer(self._memory, dtype=torch.float32, count=width, offset=start)
 
     def holds(self, client: int) -> bool:
         """Return whether the row was filled and kept."""
@@ -54,10 +61,18 @@ class Bank:
 
     def get(self, client: int, state: ClientState) -> None:
         """Leave the row as it is; what else the client carried, its worker had."""
+        self._rests(client, state)
 
     def put(self, client: int, state: ClientState) -> None:
         """Note that the row is filled; let go of its pages where there are too many."""
         self._known[client] = True
-        if self._paged:
-            start = self._starts[client]
-            self._memory.madvise(mmap.MADV_DONTNEED, start, self._starts[client + 1] - start)
+        self._rests(client, state)
+        state.rest()
+
+    def _rests(self, client: int, state: ClientState) -> None:
+        if self._file is not None:
+            state.rest = partial(self._let_go, client)
+
+    def _let_go(self, client: int) -> None:
+        start = self._starts[client]
+        self._memory.madvise(mmap.MADV_DONTNEED, start, self._starts[client + 1] - start)

@@ -17,10 +17,12 @@ from fedkd_clients.store import fill, parts_of
 def save(learner: FleetLearner, path: Path, clients: Sequence[int]) -> None:
     """Write all that those of the clients carry that have a state by now into one file."""
     parts: dict[str, Stored] = {}
-    for client in learner.known(clients):
-        state = learner.state(client)
+    states = {client: learner.state(client) for client in learner.known(clients)}
+    for client, state in states.items():
         parts |= {f"{client}.{name}": part for name, part in parts_of(state).items()}
     _write(path, parts)
+    for state in states.values():
+        state.rest()
 
 
 def restore(learner: FleetLearner, path: Path, proxy: ProxySet | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +25,10 @@ from fedkd.types import Consensus, Knowledge, ProxySet, Upload
 from fedkd_clients.masking import Masking
 
 
+def _stay() -> None:
+    """Keep a row in memory."""
+
+
 @dataclass(eq=False, kw_only=True)
 class ClientState:
     """All that one client carries from round to round.
@@ -37,6 +41,8 @@ class ClientState:
         done: the last round it finished; 0 before the first.
         answer: what it uploaded then, where the store keeps answers.
         earlier: an upload that an adversary remembers; simulations only.
+        rest: lets go of the memory that the row takes until it is next read, where its store can;
+            for whoever has read the rows of many clients without keeping them.
     """
 
     row: Tensor
@@ -46,6 +52,7 @@ class ClientState:
     done: int = 0
     answer: Upload | None = None
     earlier: Knowledge | None = None
+    rest: Callable[[], None] = field(default=_stay, repr=False)
 
 
 class ClientStore(Protocol):

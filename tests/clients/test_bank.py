@@ -1,0 +1,90 @@
+"""Rows of clients in shared memory: the same for every process, and no burden once at rest."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from fedkd_clients import bank, snapshots
+from fedkd_clients.bank import Bank
+from fedkd_clients.learner import FleetLearner
+from fedkd_clients.store import ClientState, MemoryStore
+
+CPU = torch.device("cpu")
+WIDTH = 300_000
+
+
+@pytest.fixture(params=["held", "paged"])
+def made(request, monkeypatch):
+    """Return a bank of two rows, in memory alone or in a file whose pages can be let go of."""
+    if request.param == "paged":
+        monkeypatch.setattr(bank, "PAGED_FROM", 0)
+    return Bank([WIDTH, WIDTH])
+
+
+def _state(made: Bank, client: int) -> ClientState:
+    return ClientState(row=made.row(client, width=WIDTH, device=CPU))
+
+
+def _mapped_mib() -> float:
+    """Return how much of files without a name this process has in its memory."""
+    found, counts = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            counts = line.endswith("(deleted)") and "/dev/zero" not in line
+        elif counts and line.startswith("Rss:"):
+            found += int(line.split()[1])
+    return found / 1024
+
+
+def test_a_new_row_is_zero_and_held_once_it_was_put(made):
+    state = _state(made, 1)
+    assert not state.row.any()
+    assert not made.holds(1)
+    made.put(1, state)
+    assert made.holds(1)
+    assert not made.holds(0)
+
+
+def test_what_a_forked_process_puts_is_there_for_all(made):
+    child = os.fork()
+    if child == 0:
+        state = _state(made, 0)
+        state.row.fill_(3.5)
+        made.put(0, state)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert made.holds(0)
+    assert bool((_state(made, 0).row == 3.5).all()), "a row that is held is not made zero again"
+    assert not _state(made, 1).row.any()
+
+
+def test_rows_at_rest_take_no_memory_and_lose_nothing(monkeypatch):
+    monkeypatch.setattr(bank, "PAGED_FROM", 0)
+    made = Bank([WIDTH, WIDTH])
+    before = _mapped_mib()
+    state = _state(made, 0)
+    state.row.copy_(torch.arange(WIDTH))
+    assert _mapped_mib() > before + 1
+    made.put(0, state)
+    assert _mapped_mib() < before + 0.5
+    assert torch.equal(state.row, torch.arange(WIDTH).float())
+    assert _mapped_mib() > before + 1, "reading brings it back"
+    state.rest()
+    assert _mapped_mib() < before + 0.5
+
+
+def test_a_checkpoint_leaves_no_client_in_memory(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(bank, "PAGED_FROM", 0)
+    learner = FleetLearner(tiny("models=mlp"), MemoryStore(), device=CPU)
+    before = _mapped_mib()
+    learner.share_rows()
+    for client in (0, 1):
+        learner.state(client)
+        learner.keep(client)
+    snapshots.save(learner, tmp_path / "clients-00.safetensors", [0, 1])
+    assert (tmp_path / "clients-00.safetensors").stat().st_size > 2**17
+    assert _mapped_mib() < before + 0.05
