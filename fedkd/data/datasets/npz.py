@@ -97,7 +97,9 @@ def _inputs(raw: NDArray[np.generic], *, where: str) -> NDArray[np.generic]:
     if raw.dtype.kind not in "iuf" or raw.ndim not in (2, 3, 4):
         raise ConfigError(f"{where}: {raw.dtype} {raw.shape}; give 2 to 4 dimensions of numbers")
     values = (
-        raw.astype(np.float32) if raw.ndim == 2 or raw.dtype.kind == "f" else _bytes(raw, where)
+        raw.astype(np.float32, copy=False)
+        if raw.ndim == 2 or raw.dtype.kind == "f"
+        else _bytes(raw, where)
     )
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise ConfigError(f"{where}: contains values that are not finite; replace or drop them")
@@ -110,7 +112,7 @@ def _bytes(raw: NDArray[np.generic], where: str) -> NDArray[np.uint8]:
     low, high = raw.min(), raw.max()
     if low < 0 or high > 255:
         raise ConfigError(f"{where}: integers {low}..{high}; images need 0..255 (or floats)")
-    return raw.astype(np.uint8)
+    return raw.astype(np.uint8, copy=False)
 
 
 def _channels_first(values: NDArray[np.generic], where: str) -> NDArray[np.generic]:
