@@ -28,9 +28,10 @@ from bench.plain.small_models import COLUMNS, HIDDEN, small_mlp
 from fedkd.models.base import models
 from fedkd.tasks import Classification
 from fedkd.training.executors.choice import EXECUTORS, Choice, cached_block, choose
+from fedkd.training.jobs import Job
 from fedkd.training.packing import Packing
 from fedkd.training.recipe import OptimizerName, Training
-from fedkd.training.steps import Examples, Job, predict_rows
+from fedkd.training.steps import Examples, predict_rows
 
 RECIPE = Training(
     optimizer=OptimizerName.SGD, momentum=0, learning_rate=job.RATE, batch_size=job.BATCH

@@ -52,11 +52,11 @@ def averaged(
     clients = range(len(uploads))
     asked = [Request(action=Action.ROUND, client=c, round=1, incoming=sent) for c in clients]
     replies = [Reply(client=c, upload=uploads[c]) for c in clients]
-    whole = merged([intake.take(asked, replies, keep=False)], scenario, n_rows=0)
+    whole, state = merged([intake.take(asked, replies, keep=False)], scenario, n_rows=0)
     reasons = [f"client {client}: {reason}" for client, reason in whole.failures]
-    if whole.state is None:
+    if state is None:
         return None, reasons
-    made = scenario.method.finish(whole.state, rng=torch.Generator())
+    made = scenario.method.finish(state, rng=torch.Generator())
     return (made.arrays["w"].tolist() if isinstance(made, Update) else None), reasons
 
 

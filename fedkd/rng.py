@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import secrets
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 
 def _sequence(seed: int, purpose: str, n_round: int, client: int) -> np.random.SeedSequence:
@@ -31,6 +33,17 @@ def torch_stream(seed: int, purpose: str, *, round: int = 0, client: int = -1) -
     """Return the CPU torch generator of this (seed, purpose, round, client); -1 is the server."""
     state = _sequence(seed, purpose, round, client).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) >> 1)
+
+
+def torch_streams(
+    seed: int, purpose: str, *, round: int = 0, clients: Sequence[int]
+) -> list[torch.Generator]:
+    """Return the :func:`torch_stream` of each client, in a small part of the time."""
+    begun = _mixed(seed, zlib.crc32(purpose.encode()), round)
+    if begun is None:
+        return [torch_stream(seed, purpose, round=round, client=client) for client in clients]
+    states = _finished(*begun, np.array(clients, dtype=np.int64) + 1)
+    return [torch.Generator().manual_seed(state) for state in states]
 
 
 def noise_stream(
@@ -73,3 +86,68 @@ def borrowed(rng: torch.Generator) -> Generator[None]:
     finally:
         rng.set_state(torch.get_rng_state())
         torch.set_rng_state(before)
+
+
+# NumPy's SeedSequence for many clients at once. All that differs between them is the last word of
+# the key, which it mixes in last: what comes before is worked out once. Its constants and its
+# arithmetic are fixed by NumPy's promise to keep streams as they are.
+
+_POOL, _WORD = 4, 0xFFFFFFFF
+_INIT_A, _MULT_A, _INIT_B, _MULT_B = 0x43B0D7E5, 0x931E8875, 0x8B51F9DD, 0x58F38DED
+_MIX_L, _MIX_R = 0xCA01F9DD, 0x4973F715
+
+
+@lru_cache(maxsize=256)
+def _mixed(seed: int, *key: int) -> tuple[tuple[int, ...], int] | None:
+    """Return the pool after ``seed`` and ``key``, and the hash constant; None for long numbers."""
+    if any(not 0 <= word <= _WORD for word in key) or seed < 0 or seed >> (32 * _POOL):
+        return None
+    words = [seed >> (32 * n) & _WORD for n in range(_POOL)]
+    constant, pool = _INIT_A, list[int]()
+
+    def hashed(value: int) -> int:
+        nonlocal constant
+        value ^= constant
+        constant = constant * _MULT_A & _WORD
+        value = value * constant & _WORD
+        return value ^ value >> 16
+
+    def mixed(left: int, right: int) -> int:
+        found = (left * _MIX_L - right * _MIX_R) & _WORD
+        return found ^ found >> 16
+
+    pool = [hashed(word) for word in words]
+    for source in range(_POOL):
+        for place in range(_POOL):
+            if source != place:
+                pool[place] = mixed(pool[place], hashed(pool[source]))
+    for word in key:
+        pool = [mixed(part, hashed(word)) for part in pool]
+    return tuple(pool), constant
+
+
+def _finished(pool: tuple[int, ...], constant: int, last: NDArray[np.int64]) -> list[int]:
+    """Mix in the last word of each key; return the seeds that :func:`torch_stream` takes."""
+    words = last.astype(np.uint64)
+    parts: list[NDArray[np.uint64]] = []
+    for part in pool[: len(_NEEDED)]:
+        value = words ^ np.uint64(constant)
+        constant = constant * _MULT_A & _WORD
+        value = value * np.uint64(constant) & _LOW
+        value ^= value >> _HALF
+        mixed = np.uint64(part * _MIX_L & _WORD) + _FULL - (value * np.uint64(_MIX_R) & _LOW)
+        mixed &= _LOW
+        parts.append(mixed ^ mixed >> _HALF)
+    constant, found = _INIT_B, list[NDArray[np.uint64]]()
+    for part in parts:
+        value = part ^ np.uint64(constant)
+        constant = constant * _MULT_B & _WORD
+        value = value * np.uint64(constant) & _LOW
+        found.append(value ^ value >> _HALF)
+    low, high = found
+    return [int(state) >> 1 for state in (high << _FULL_BITS | low)]
+
+
+_NEEDED = ("low half", "high half")
+"""Words of a 64-bit seed: the first two of the pool."""
+_LOW, _HALF, _FULL, _FULL_BITS = np.uint64(_WORD), np.uint64(16), np.uint64(2**32), np.uint64(32)

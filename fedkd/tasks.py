@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -28,6 +29,19 @@ class Task(ABC):
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of each row, ``[rows]``, from rows of logits and their labels."""
 
+    def slopes(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """Return the gradient of the weighed sum of losses, ``[rows, classes]``.
+
+        Args:
+            logits: ``[rows, classes]``.
+            labels: of the rows.
+            weights: ``[rows]``, of their losses.
+        """
+        with torch.enable_grad():
+            leaf = logits.detach().requires_grad_()
+            weighed = (self.loss(leaf, labels) * weights).sum()
+            return torch.autograd.grad(weighed, leaf)[0]
+
     @abstractmethod
     def correct(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Return bool ``[rows]``: which rows of scores (in any space) give the right answer."""
@@ -47,6 +61,10 @@ class Classification(Task):
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy of each row, in nats."""
         return functional.cross_entropy(logits, labels, reduction="none")
+
+    def slopes(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """Take one from the right class's probability."""
+        return _cross_entropy_slopes(logits, labels, weights)
 
     def correct(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Compare the largest score with the label."""
@@ -71,6 +89,10 @@ class NextToken(Task):
         """Return the cross-entropy of each position, in nats."""
         return functional.cross_entropy(logits, labels, reduction="none")
 
+    def slopes(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """Take one from the right token's probability."""
+        return _cross_entropy_slopes(logits, labels, weights)
+
     def correct(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Compare the likeliest token with the true one."""
         return scores.argmax(dim=1) == labels
@@ -85,3 +107,20 @@ class NextToken(Task):
 def as_rows(values: Tensor) -> Tensor:
     """Return logits ``[n, ..., classes]`` as ``[rows, classes]``."""
     return values.flatten(0, -2)
+
+
+def _cross_entropy_slopes(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    minus_one = logits.new_full((), -1.0).expand(len(logits), 1)
+    slopes = _probabilities(logits).scatter_add_(1, labels[:, None], minus_one)
+    return slopes.mul_(weights[:, None])
+
+
+def _probabilities(logits: Tensor) -> Tensor:
+    """Return the softmax of each row; along few classes, a CPU is faster column by column."""
+    if logits.is_cuda or logits.shape[1] >= _FEW_CLASSES:
+        return logits.softmax(dim=1)
+    return logits.t().contiguous().softmax(dim=0).t().contiguous()
+
+
+_FEW_CLASSES = 16
+"""Fewer numbers than a row of which torch takes many at a time."""

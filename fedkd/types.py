@@ -7,6 +7,7 @@ into :class:`Consensus` or :class:`Update`. Tensors may live on any device.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -126,11 +127,12 @@ class Update:
     """Model parameters, for baselines that average weights.
 
     Attributes:
-        arrays: float32 parameter tensors by name, in the module's own order.
+        arrays: float32 parameter tensors by name, in the module's own order; parts of one vector
+            (``flat.FlatArrays``) where they are to be added up.
         weight: the sender's share in an average (a client's number of training examples).
     """
 
-    arrays: dict[str, Tensor]
+    arrays: Mapping[str, Tensor]
     weight: float = 1.0
 
 

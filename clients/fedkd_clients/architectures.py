@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from fedkd.data.federation import load
+from fedkd.flat import FlatArrays
 from fedkd.models.base import initialized, models
 from fedkd.rng import torch_stream
 from fedkd.scenario import Scenario
+from fedkd.training.executors.base import draws
 from fedkd.training.executors.choice import Choice, choose
 from fedkd.training.packing import Packing
 from fedkd.types import Update
@@ -26,6 +28,7 @@ class Architectures:
         self._names = scenario.client_models()
         self._packings: dict[str, Packing] = {}
         self._choices: dict[str, Choice] = {}
+        self._draws: dict[str, bool] = {}
         self._desks: dict[str, nn.Module] = {}
 
     def name(self, client: int) -> str:
@@ -46,6 +49,13 @@ class Architectures:
             self._choices[name] = self._choose(name, self.packing(client).template)
         return self._choices[name]
 
+    def draws(self, client: int) -> bool:
+        """Return whether the client's model draws random numbers as it trains."""
+        name = self._names[client]
+        if name not in self._draws:
+            self._draws[name] = draws(self.packing(client).template)
+        return self._draws[name]
+
     def _choose(self, name: str, module: nn.Module) -> Choice:
         runtime = self._scenario.runtime
         runtime.check_timed([name])
@@ -54,13 +64,17 @@ class Architectures:
                 return chosen.checked(module)
         return choose(module, device=self._device, pinned=runtime.executor)
 
-    def blocks(self, clients: Sequence[int]) -> list[list[int]]:
-        """Return the clients in blocks to be trained together, each of one architecture."""
+    def alike(self, clients: Sequence[int]) -> list[list[int]]:
+        """Return the clients by architecture."""
         groups: dict[str, list[int]] = {}
         for client in clients:
             groups.setdefault(self._names[client], []).append(client)
+        return list(groups.values())
+
+    def blocks(self, clients: Sequence[int]) -> list[list[int]]:
+        """Return the clients in blocks to be trained together, each of one architecture."""
         blocks: list[list[int]] = []
-        for members in groups.values():
+        for members in self.alike(clients):
             size = self.choice(members[0]).block
             blocks += [members[n : n + size] for n in range(0, len(members), size)]
         return blocks
@@ -84,21 +98,27 @@ class Architectures:
         packing.attach(self._desks[name], row)
         return self._desks[name]
 
-    def load(self, client: int, row: Tensor, update: Update) -> None:
-        """Overwrite the parameters in ``row``; its optimiser keeps its state."""
-        named = self.packing(client).named(row)
-        if named.keys() != update.arrays.keys():  # tied parameters have two names
-            module = self.desk(client, row)
-            module.load_state_dict(update.arrays)
-            self.packing(client).keep_buffers(row, module)
+    def load(self, client: int, rows: Sequence[Tensor], update: Update) -> None:
+        """Overwrite the parameters in rows of the client's architecture, and nothing else there."""
+        packing, sent = self.packing(client), update.arrays
+        if isinstance(sent, FlatArrays) and sent.layout == packing.layout:
+            vector = sent.vector.to(self._device)
+            for row in rows:
+                packing.values(row).copy_(vector)
             return
-        for name, place in named.items():
-            place.copy_(update.arrays[name])
+        for row in rows:
+            module = self.desk(client, row)
+            module.load_state_dict(sent)
+            packing.keep_buffers(row, module)
 
-    def arrays(self, client: int, row: Tensor) -> dict[str, Tensor]:
-        """Return copies of the parameters in ``row``, named as torch names them."""
+    def copies(self, client: int, rows: Sequence[Tensor]) -> list[Mapping[str, Tensor]]:
+        """Return copies of the parameters in rows of the client's architecture.
+
+        They are named as torch names them, and flat where the packing has a layout.
+        """
         packing = self.packing(client)
-        named = packing.named(row)
-        if named.keys() != packing.template.state_dict().keys():
-            named = self.desk(client, row).state_dict()
-        return {name: value.detach().clone() for name, value in named.items()}
+        if packing.layout is None:
+            named = (self.desk(client, row).state_dict() for row in rows)
+            return [{name: value.clone() for name, value in one.items()} for one in named]
+        vectors = torch.stack([packing.values(row) for row in rows])
+        return [FlatArrays(vector, packing.layout) for vector in vectors.unbind()]

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from fedkd.data.federation import load
 from fedkd.faults.absence import turn_up
-from fedkd.methods.base import CoDistillation, MessageKind
+from fedkd.methods.base import MessageKind
 from fedkd.privacy.ledger import Ledger, Release
 from fedkd.privacy.releases import given_in_clear, releases
-from fedkd.protectors.base import Context, dense
-from fedkd.rng import noise_stream
 from fedkd.scenario import Scenario
 from fedkd.steps import reached
 from fedkd.training.steps import Examples
 from fedkd.transport.codes import as_sent
 from fedkd.transport.hello import agree, greeting
 from fedkd.transport.messages import Action, Hello, Reply, Request
-from fedkd.types import Broadcast, Consensus, Knowledge, ProxySet, Upload
+from fedkd.types import Broadcast, Knowledge, ProxySet, Upload
 from fedkd_clients import snapshots
-from fedkd_clients.adversary import poisoned_upload
 from fedkd_clients.learner import FleetLearner
+from fedkd_clients.leaving import protected
 from fedkd_clients.private_data import contribution
 from fedkd_clients.spending import Spending
 from fedkd_clients.store import ClientStore
 from fedkd_clients.sums import MaskedAnswers
 
 logger = logging.getLogger("fedkd.client")
+Result = TypeVar("Result")
 
 
 class RoundOver(RuntimeError):
@@ -88,17 +88,20 @@ class Fleet:
             Action.SCORES: self._scores,
             Action.MEASURE: self._measure,
         }
-        self._learner.round = requests[0].round
+        self._learner.streams.round = requests[0].round
         if requests[0].action is Action.ROUND:
             return self._round(requests)
         return [self._guarded(answer[requests[0].action], request) for request in requests]
 
-    def _guarded(self, answer: Callable[[Request], Reply], request: Request) -> Reply:
+    def _guarded(self, answer: Callable[[Request], Result], request: Request) -> Result | Reply:
         try:
             return answer(request)
         except Exception as error:
-            logger.exception("client %d failed in %s", request.client, request.action.value)
-            return Reply(client=request.client, error=type(error).__name__)
+            return self._failed(request, error)
+
+    def _failed(self, request: Request, error: Exception) -> Reply:
+        logger.error("client %d failed in %s", request.client, request.action.value, exc_info=error)
+        return Reply(client=request.client, error=type(error).__name__)
 
     def _hello(self, request: Request) -> Reply:
         mine = self._greeting
@@ -110,7 +113,9 @@ class Fleet:
         given = given_in_clear(self._scenario)
         if not given:
             raise PermissionError("this scenario shares no private example in clear")
-        self._pay(request, given)
+        refused = self._spending.charge([request.client], given, round=request.round)
+        if refused:
+            raise refused[request.client]
         examples = contribution(self._learner.private(request.client))
         return Reply(client=request.client, contribution=examples)
 
@@ -124,45 +129,55 @@ class Fleet:
 
     def _round(self, requests: Sequence[Request]) -> list[Reply]:
         """Prepare each client, train those that could be in batches, let each one answer."""
-        charged: dict[int, list[Release]] = {}
-
-        def prepare(request: Request) -> Reply:
-            if self._simulated:
-                turn_up(self._scenario, client=request.client, round=request.round)
-            if request.round <= self._learner.state(request.client).done:
-                return self._again(request)
-            if request.proxy is not None:
-                self._learner.receive(request.client, request.proxy)
-            if self._sums.wanted:
-                self._sums.begin(request)
-            self._learner.take_events(request.client)  # of a round that failed; it stays charged
-            self._learner.guard.take(request.client)
-            charged[request.client] = self._charge(request)
-            reached("client charged", request.round)
-            return Reply(client=request.client)
-
-        replies = {request.client: self._guarded(prepare, request) for request in requests}
+        replies: dict[int, Reply] = {}
+        ready: list[Request] = []
+        for request in requests:
+            reply = self._guarded(self._prepared, request)
+            if reply is None:
+                ready.append(request)
+            else:
+                replies[request.client] = reply
+        charged, refused = self._charge(ready)
+        for request in ready:
+            if request.client in refused:
+                replies[request.client] = self._failed(request, refused[request.client])
+        ready = [request for request in ready if request.client not in refused]
         uploads: dict[int, Upload | None] = {}
-        if charged:  # those that have the round before them, and can do it
-            uploads = self._work(list(charged), requests[0].incoming)
+        if ready:  # those that have the round before them, and can do it
+            uploads = self._work([request.client for request in ready], requests[0].incoming)
 
         def finish(request: Request) -> Reply:
-            client = request.client
+            client, planned = request.client, charged[request.client]
             failure = self._learner.guard.take(client)
             if failure is not None:  # logged where it was raised
                 return Reply(client=client, error=type(failure).__name__)
             reached("client trained", request.round)
-            self._spending.verify(client, self._learner.take_events(client), charged[client])
-            reply = self._answer(request, self._leaving(request, uploads[client]))
+            self._spending.verify(client, self._learner.take_events(client), planned)
+            leaving = protected(self._scenario, self._learner, request, uploads[client])
+            reply = self._answer(request, leaving)
             self._learner.state(client).done = request.round
             self._kept(reply)
             reached("client kept", request.round)
             return reply
 
-        for request in requests:
-            if request.client in charged:
-                replies[request.client] = self._guarded(finish, request)
-        return list(replies.values())
+        for request in ready:
+            replies[request.client] = self._guarded(finish, request)
+        return [replies[request.client] for request in requests]
+
+    def _prepared(self, request: Request) -> Reply | None:
+        """Make a client ready for its round; the reply where there is nothing left to be done."""
+        client, learner = request.client, self._learner
+        if self._simulated:
+            turn_up(self._scenario, client=client, round=request.round)
+        if request.round <= learner.state(client).done:
+            return self._again(request)
+        if request.proxy is not None:
+            learner.receive(client, request.proxy)
+        if self._sums.wanted:
+            self._sums.begin(request)
+        learner.take_events(client)  # of a round that failed; it stays charged
+        learner.guard.take(client)
+        return None
 
     def _again(self, request: Request) -> Reply:
         """Answer a round that is done, with the upload that was made then: nothing new leaves."""
@@ -188,25 +203,35 @@ class Fleet:
             return dict.fromkeys(clients)
         return dict(zip(clients, done, strict=True))
 
-    def _charge(self, request: Request) -> list[Release]:
-        """Write the round down in the client's own ledger, before anything private is touched.
+    def _charge(
+        self, requests: Sequence[Request]
+    ) -> tuple[dict[int, list[Release]], dict[int, Exception]]:
+        """Write the round down in the clients' own ledgers, before anything private is touched.
 
-        What was contributed to the proxy set is there since it was given.
+        Returns:
+            What each client is to release, and of some why they may not.
         """
-        state, given = self._learner.state(request.client), given_in_clear(self._scenario)
-        planned = releases(
-            self._scenario,
-            n_rows=0 if state.proxy is None else state.proxy.n_rows,
-            first=state.weights is None,
-        )
-        due = [release for release in planned if release not in given]
-        self._pay(request, due)
-        return due
+        alike: dict[tuple[int, bool], list[int]] = {}
+        for request in requests:
+            state = self._learner.state(request.client)
+            n_rows = 0 if state.proxy is None else state.proxy.n_rows
+            alike.setdefault((n_rows, state.weights is None), []).append(request.client)
+        charged: dict[int, list[Release]] = {}
+        refused: dict[int, Exception] = {}
+        for (n_rows, first), clients in alike.items():
+            due = self._due(n_rows=n_rows, first=first)
+            charged |= dict.fromkeys(clients, due)
+            refused |= self._spending.charge(clients, due, round=requests[0].round)
+            for client in clients:
+                if client not in refused:
+                    reached("client charged", requests[0].round)
+        return charged, refused
 
-    def _pay(self, request: Request, due: Sequence[Release]) -> None:
-        failed = self._spending.charge([request.client], due, round=request.round)
-        if failed:
-            raise failed[request.client]
+    def _due(self, *, n_rows: int, first: bool) -> list[Release]:
+        """Return what a round releases; what was contributed is charged since it was given."""
+        given = given_in_clear(self._scenario)
+        planned = releases(self._scenario, n_rows=n_rows, first=first)
+        return [release for release in planned if release not in given]
 
     def _answer(self, request: Request, upload: Upload | None) -> Reply:
         if not self._sums.wanted:
@@ -228,38 +253,6 @@ class Fleet:
         """Store the client's state before its reply can leave, so that no mask is used twice."""
         self._learner.keep(reply.client, reply.upload)
         return reply
-
-    def _leaving(self, request: Request, upload: Upload | None) -> Upload | None:
-        """Protect and encode: the last thing done to an upload on the client's side."""
-        if not isinstance(upload, Knowledge):
-            return upload
-        proxy = self._learner.state(request.client).proxy
-        if proxy is None:
-            raise RuntimeError(f"client {request.client} has knowledge but no proxy set")
-        method, protector, client = self._scenario.method, self._scenario.protector, request.client
-        seed = self._scenario.noise_seed()
-        rng = noise_stream(seed, "protection", round=request.round, client=client)
-        surroundings = Context(
-            proxy=proxy,
-            consensus=request.incoming if isinstance(request.incoming, Consensus) else None,
-            temperature=method.distiller.teacher_temperature
-            if isinstance(method, CoDistillation)
-            else 1.0,
-            closeness=partial(self._learner.closeness, client) if protector.reads_private else None,
-        )
-        if client in self._scenario.attackers():
-            leaving = poisoned_upload(
-                self._scenario,
-                self._learner.state(client),
-                method.encode(upload),
-                surroundings,
-                request=request,
-            )
-        else:
-            leaving = method.encode(protector.protect(upload, surroundings, rng=rng))
-        if self._sums.wanted and isinstance(leaving, Knowledge):  # sums are over all classes
-            return dense(leaving, n_classes=self._learner.task.n_classes)
-        return as_sent(leaving, self._scenario.wire)
 
     def _measure(self, request: Request) -> Reply:
         """Measure client models, in part on private examples, beside ledger and transcript.

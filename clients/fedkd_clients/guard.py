@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 logger = logging.getLogger("fedkd.client")
@@ -26,6 +26,25 @@ class Guard:
             logger.exception("client %d failed", client)
             self._failures[client] = error
             return None
+
+    def together(
+        self,
+        clients: Sequence[int],
+        what: Callable[[Sequence[int]], object],
+        *,
+        alone: Callable[[int], object] | None = None,
+    ) -> None:
+        """Do something for all that have not failed at once, or else one by one.
+
+        ``alone`` is what is tried for one client; None for the same.
+        """
+        left = [client for client in clients if client not in self._failures]
+        try:
+            if left:
+                what(left)
+        except Exception:
+            for client in left:
+                self.do(client, alone or (lambda c: what([c])))
 
     def fail(self, client: int, error: Exception) -> None:
         """Take note of what kept a client from finishing its round."""

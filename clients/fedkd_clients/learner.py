@@ -15,21 +15,24 @@ from fedkd.features.pca import PCA
 from fedkd.filters.base import Filter
 from fedkd.methods.base import CoDistillation
 from fedkd.privacy.events import Event, Nothing
-from fedkd.rng import borrowed, noise_stream, torch_stream
+from fedkd.rng import borrowed, torch_stream
 from fedkd.scenario import Scenario
 from fedkd.scorers.density import closeness
 from fedkd.tasks import Task
 from fedkd.training.executors.base import Executor
 from fedkd.training.executors.choice import EXECUTORS
-from fedkd.training.steps import Examples, Job, Lesson, Student, figures, lesson_on, predict_rows
+from fedkd.training.jobs import Job
+from fedkd.training.steps import Examples, Lesson, Student, figures, predict_rows
 from fedkd.types import Consensus, ProxySet, Update, Upload
 from fedkd_clients.architectures import Architectures
 from fedkd_clients.bank import Bank
 from fedkd_clients.dp_training import Streams, dp_train_round
 from fedkd_clients.guard import Guard
+from fedkd_clients.lessons import Lessons
 from fedkd_clients.own_data import held_by
 from fedkd_clients.private_data import PrivateData
 from fedkd_clients.store import ClientState, ClientStore, MemoryStore
+from fedkd_clients.streams import ClientStreams
 from fedkd_clients.views import Views
 
 HELD = 2048
@@ -52,7 +55,7 @@ class FleetLearner:
         self._live: dict[int, ClientState] = {}
         self._spent: dict[int, list[Event]] = {}
         self.guard = Guard()
-        self._taught: tuple[Consensus, Distiller, Tensor, Lesson] | None = None
+        self._lessons = Lessons(rows_per_input=arrays.task.rows_per_input)
         self.task: Task = arrays.task
 
         @lru_cache(maxsize=HELD)
@@ -60,7 +63,7 @@ class FleetLearner:
             return held_by(scenario, client, own=own, device=device)
 
         self.private: Callable[[int], PrivateData] = private
-        self.round = 0
+        self.streams = ClientStreams(scenario)
 
     def share_rows(self) -> None:
         """Keep rows in memory that processes forked from now on share; before any is made.
@@ -110,7 +113,7 @@ class FleetLearner:
     def copies(self, clients: Sequence[int]) -> FleetLearner:
         """Return a learner over copies of these clients' models, to be thrown away."""
         twin = FleetLearner(self._scenario, MemoryStore(), device=self._device)
-        twin.private, twin.round = self.private, self.round
+        twin.private, twin.streams = self.private, self.streams
         for client in clients:
             original = self.state(client)
             twin._live[client] = ClientState(row=original.row.clone(), proxy=original.proxy)
@@ -125,22 +128,20 @@ class FleetLearner:
                 self.guard.do(client, lambda c: self._train_privately(c, teacher, distiller))
             return
 
-        def job(c: int) -> Job:
-            lesson = self._lesson(c, teacher, distiller)
-            return self._job(c, self.private(c).train, lesson, "training")
+        def read(client: int) -> tuple[Examples, Lesson | None]:
+            return self.private(client).train, self._lesson(client, teacher, distiller)
 
-        self._carry_out(clients, job)
+        self._carry_out(clients, read, purpose="training")
 
     def distill(self, clients: Sequence[int], teacher: Consensus, distiller: Distiller) -> None:
         """Take one pass over the teacher."""
 
-        def job(client: int) -> Job:
-            lesson = self._lesson(client, teacher, distiller)
+        def read(client: int) -> tuple[Examples, Lesson | None]:
             train = self.private(client).train
             nothing = Examples(inputs=train.inputs[:0], labels=train.labels[:0])
-            return self._job(client, nothing, lesson, "distillation")
+            return nothing, self._lesson(client, teacher, distiller)
 
-        self._carry_out(clients, job)
+        self._carry_out(clients, read, purpose="distillation")
 
     def weigh(self, clients: Sequence[int], filter: Filter) -> list[Tensor]:
         """Fit the filter once for each proxy version; return its weights of this round's rows."""
@@ -164,19 +165,22 @@ class FleetLearner:
 
     def parameters(self, clients: Sequence[int]) -> list[Update]:
         """Return copies, weighted by example counts; equally under DP-SGD, which pays for none."""
-        private = self._scenario.privacy.dp_sgd
-        return [
-            Update(
-                arrays=self._models.arrays(client, self.state(client).row),
-                weight=1.0 if private else float(len(self.private(client).train)),
-            )
-            for client in clients
-        ]
+        private, found = self._scenario.privacy.dp_sgd, dict[int, Update]()
+        for members in self._models.alike(clients):
+            rows = [self.state(client).row for client in members]
+            copies = self._models.copies(members[0], rows)
+            for client, arrays in zip(members, copies, strict=True):
+                weight = 1.0 if private else float(len(self.private(client).train))
+                found[client] = Update(arrays=arrays, weight=weight)
+        return [found[client] for client in clients]
 
     def load_parameters(self, clients: Sequence[int], update: Update) -> None:
         """Overwrite the parameters; the optimisers keep their state."""
-        for client in clients:
-            self.guard.do(client, lambda c: self._models.load(c, self.state(c).row, update))
+        for members in self._models.alike(clients):
+            self.guard.together(members, lambda some: self._load(some, update))
+
+    def _load(self, clients: Sequence[int], update: Update) -> None:
+        self._models.load(clients[0], [self.state(client).row for client in clients], update)
 
     def closeness(self, client: int) -> Tensor:
         """Return float32 ``[proxy]`` in [0, 1], how close each row lies; reads private examples."""
@@ -190,27 +194,41 @@ class FleetLearner:
             self._models.desk(client, self.state(client).row), examples, task=self.task, batch=batch
         )
 
-    def _job(self, client: int, private: Examples, lesson: Lesson | None, purpose: str) -> Job:
-        return Job(
-            private=private,
-            lesson=lesson,
-            recipe=self._scenario.training,
-            task=self.task,
-            order=self._stream(purpose, client),
-            module=self._stream("module", client),
-        )
-
-    def _carry_out(self, clients: Sequence[int], make: Callable[[int], Job]) -> None:
+    def _carry_out(
+        self,
+        clients: Sequence[int],
+        read: Callable[[int], tuple[Examples, Lesson | None]],
+        *,
+        purpose: str,
+    ) -> None:
         """Train in blocks of one architecture; a block that fails is tried client by client."""
-        made = {client: self.guard.do(client, make) for client in clients}
-        jobs = {client: job for client, job in made.items() if job is not None}
-        for block in self._models.blocks(list(jobs)):
-            executor = EXECUTORS[self._models.choice(block[0]).executor]
-            try:
-                self._train(block, [jobs[client] for client in block], executor)
-            except Exception:
-                for client in block:
-                    self.guard.do(client, lambda c: self._train([c], [make(c)], _SERIAL))
+        models, streams, jobs = self._models, self.streams, dict[int, Job]()
+
+        def make(client: int, order: torch.Generator) -> Job:
+            private, lesson = read(client)
+            return Job(
+                private=private,
+                lesson=lesson,
+                recipe=self._scenario.training,
+                task=self.task,
+                order=order,
+                module=streams.training("module", client) if models.draws(client) else None,
+            )
+
+        def together(block: Sequence[int]) -> None:
+            executor = EXECUTORS[models.choice(block[0]).executor]
+            self._train(block, [jobs[client] for client in block], executor)
+
+        def alone(client: int) -> None:
+            job = make(client, streams.training(purpose, client))
+            self._train([client], [job], EXECUTORS["serial"])
+
+        for client, order in zip(clients, streams.of_all(purpose, clients), strict=True):
+            job = self.guard.do(client, lambda c, order=order: make(c, order))
+            if job is not None:
+                jobs[client] = job
+        for block in models.blocks(list(jobs)):
+            self.guard.together(block, together, alone=alone)
 
     def _train(self, block: Sequence[int], jobs: Sequence[Job], executor: Executor) -> None:
         """Train copies of the rows, so that what fails leaves the clients as they were."""
@@ -232,14 +250,14 @@ class FleetLearner:
         self, client: int, teacher: Consensus | None, distiller: Distiller | None
     ) -> None:
         streams = Streams(
-            sampling=self._secret("dp-sampling", client),
-            noise=self._secret("dp-noise", client),
-            module=self._secret("dp-module", client),
-            order=self._stream("training", client),
+            sampling=self.streams.secret("dp-sampling", client),
+            noise=self.streams.secret("dp-noise", client),
+            module=self.streams.secret("dp-module", client),
+            order=self.streams.training("training", client),
         )
         packing, row = self._models.packing(client), self.state(client).row.clone()
         student = packing.student(row)
-        with borrowed(self._stream("module", client)):
+        with borrowed(self.streams.training("module", client)):
             event = dp_train_round(
                 student,
                 self.private(client).train,
@@ -252,14 +270,6 @@ class FleetLearner:
         self.state(client).row.copy_(row)
         self._spent.setdefault(client, []).append(event)
 
-    def _stream(self, purpose: str, client: int) -> torch.Generator:
-        seed = self._scenario.training_seed()
-        return torch_stream(seed, purpose, round=self.round, client=client)
-
-    def _secret(self, purpose: str, client: int) -> torch.Generator:
-        seed = self._scenario.noise_seed()
-        return noise_stream(seed, purpose, round=self.round, client=client)
-
     def _proxy(self, client: int) -> ProxySet:
         proxy = self.state(client).proxy
         if proxy is None:
@@ -271,14 +281,7 @@ class FleetLearner:
     ) -> Lesson | None:
         if teacher is None or distiller is None:
             return None
-        inputs, taught = self._proxy(client).inputs, self._taught
-        wanted = (teacher, distiller, inputs)
-        if taught is None or any(a is not b for a, b in zip(taught[:3], wanted, strict=True)):
-            lesson = lesson_on(
-                teacher, inputs, distiller=distiller, rows_per_input=self.task.rows_per_input
-            )
-            taught = self._taught = (teacher, distiller, inputs, lesson)
-        return taught[3]
+        return self._lessons.on(teacher, self._proxy(client), distiller)
 
     def _weights(self, client: int, filter: Filter) -> Tensor:
         state = self.state(client)
@@ -287,12 +290,9 @@ class FleetLearner:
             view = self._views.view(client, filter, data=data, proxy=self._proxy(client))
             rng = torch_stream(self._scenario.training_seed(), "filter", client=client)
             if filter.reads_private and event.counted:
-                rng = self._secret("filter", client)
+                rng = self.streams.secret("filter", client)
             fitted = filter.fit(view, rng=rng)
             state.weights = filter.weights(fitted, view).to(self._device)
             if event != Nothing():
                 self._spent.setdefault(client, []).append(event)
-        return self._views.asked(state.weights, self._proxy(client), round=self.round)
-
-
-_SERIAL = EXECUTORS["serial"]
+        return self._views.asked(state.weights, self._proxy(client), round=self.streams.round)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedkd.adversaries.base import poisoned_labels, stream
-from fedkd.data.federation import Rows, arrays_of, client_rows, external_rows
+from fedkd.data.federation import Layout, Rows, arrays_of, client_rows, external_rows
 from fedkd.methods.base import Holding
 from fedkd.scenario import Scenario
 from fedkd.training.steps import Examples
@@ -50,7 +51,7 @@ def private_data(scenario: Scenario, client: int, *, device: torch.device) -> Pr
         rng = stream(attack, scenario.training_seed(), "labels", round=0, client=client)
         n_classes = arrays_of(layout).n_classes
         labels = poisoned_labels(attack, examples.labels, n_classes=n_classes, rng=rng)
-        examples = Examples(inputs=examples.inputs, labels=labels)
+        examples = replace(examples, labels=labels)
     return PrivateData(
         train=examples,
         contributed=torch.from_numpy(gave),
@@ -71,8 +72,13 @@ def contribution(data: PrivateData) -> ProxySet:
 
 
 def _examples(scenario: Scenario, rows: Rows, *, device: torch.device) -> Examples:
-    arrays = arrays_of(scenario.layout())
-    return Examples(
-        inputs=torch.from_numpy(arrays.train_inputs[rows]).to(device),
-        labels=torch.from_numpy(arrays.train_labels[rows]).to(device),
-    )
+    arrays, pool = arrays_of(scenario.layout()), _pool(scenario.layout(), device)
+    at = torch.from_numpy(rows).to(device)
+    labels = torch.from_numpy(arrays.train_labels[rows]).to(device)
+    return Examples(inputs=pool[at], labels=labels, pool=pool, rows=at)
+
+
+@lru_cache(maxsize=2)
+def _pool(layout: Layout, device: torch.device) -> Tensor:
+    """Return the inputs that all clients' examples are rows of."""
+    return torch.from_numpy(arrays_of(layout).train_inputs).to(device)

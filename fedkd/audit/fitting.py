@@ -16,9 +16,10 @@ from fedkd.models.base import Model, initialized, models
 from fedkd.rng import torch_stream
 from fedkd.scenario import Scenario
 from fedkd.training.executors.choice import EXECUTORS, choose
+from fedkd.training.jobs import Job, Step
 from fedkd.training.packing import Packing
 from fedkd.training.recipe import Order
-from fedkd.training.steps import Examples, Job, Lesson, Step, batches
+from fedkd.training.steps import Examples, Lesson, batches
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -13,16 +13,41 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from fedkd.flat import FlatArrays, Layout
 from fedkd.methods.base import Learner, MessageKind, Method, methods
 from fedkd.types import Broadcast, Update, Upload
+
+LANE = 16
+"""Updates that are added up in float32 before they go into the float64 sums: such a sum is off by
+at most 15 half units in its last place, and no sum by more, however many updates there are."""
 
 
 @dataclass(eq=False, kw_only=True)
 class Total:
-    """Sums over updates: float64 arrays by name, and the sum of their weights."""
+    """Weighted sums over updates, and the sum of their weights.
 
-    arrays: dict[str, Tensor]
+    Attributes:
+        layout: of the parameters in the vectors.
+        weight: of all updates together.
+        lane: float32 ``[size]``, sums of the newest updates.
+        waiting: how many are in the lane.
+        sums: float64 ``[size]``, over the others; None for none.
+    """
+
+    layout: Layout
     weight: float
+    lane: Tensor | None = None
+    waiting: int = 0
+    sums: Tensor | None = None
+
+    def settled(self) -> Tensor:
+        """Return the sums with nothing left in the lane; in place, and any number of times."""
+        if self.lane is not None and self.waiting:
+            self.sums = self.lane.double() if self.sums is None else self.sums.add_(self.lane)
+            self.waiting = 0
+        if self.sums is None:
+            raise ValueError("a total over no updates")
+        return self.sums
 
 
 @methods.register("fedavg")
@@ -38,7 +63,7 @@ class FedAvg(Method):
 
     def opening(self, model: nn.Module) -> Broadcast | None:
         """Send the common starting point."""
-        return Update(arrays={name: p.detach() for name, p in model.state_dict().items()})
+        return Update(arrays=FlatArrays.of(model.state_dict()))
 
     def client_round(
         self, learner: Learner, clients: Sequence[int], incoming: Broadcast | None
@@ -54,37 +79,45 @@ class FedAvg(Method):
         return True
 
     def accumulate(self, state: Any, upload: Upload, *, n_rows: int) -> Any:
-        """Add parameters, weighted by example counts, in float64."""
+        """Add parameters, weighted by example counts."""
         if not isinstance(upload, Update):
             raise TypeError("this method averages parameters")
-        if state is None:
-            arrays = {name: value.double() * upload.weight for name, value in upload.arrays.items()}
-            return Total(arrays=arrays, weight=upload.weight)
-        for name, value in upload.arrays.items():
-            state.arrays[name].add_(value.double(), alpha=upload.weight)
-        state.weight += upload.weight
-        return state
+        flat = FlatArrays.of(upload.arrays, None if state is None else state.layout)
+        total = Total(layout=flat.layout, weight=0.0) if state is None else state
+        if total.waiting == LANE:
+            total.settled()
+        if total.lane is None:
+            total.lane = torch.empty_like(flat.vector)
+        if total.waiting == 0:
+            torch.mul(flat.vector, upload.weight, out=total.lane)
+        else:
+            total.lane.add_(flat.vector, alpha=upload.weight)
+        total.waiting += 1
+        total.weight += upload.weight
+        return total
 
     def merge(self, left: Any, right: Any) -> Any:
         """Add two totals."""
-        arrays = {name: value + right.arrays[name] for name, value in left.arrays.items()}
-        return Total(arrays=arrays, weight=left.weight + right.weight)
+        sums = left.settled() + right.settled()
+        return Total(layout=left.layout, weight=left.weight + right.weight, sums=sums)
 
     def finish(self, state: Any, *, rng: torch.Generator) -> Broadcast | None:
         """Divide by the weight."""
         if state is None or state.weight <= 0:
             weight = 0 if state is None else state.weight
             raise ValueError(f"cannot average updates of total weight {weight}")
-        return Update(arrays={n: (v / state.weight).float() for n, v in state.arrays.items()})
+        mean = (state.settled() / state.weight).float()
+        return Update(arrays=FlatArrays(mean, state.layout))
 
     def to_tensors(self, state: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the arrays, and the weight beside them."""
-        return state.arrays, {"weight": state.weight, "names": list(state.arrays)}
+        """Return the sums, and beside them their weight and what is what."""
+        named = [(part.name, part.shape) for part in state.layout.parts]
+        return {"sums": state.settled()}, {"weight": state.weight, "named": named}
 
     def from_tensors(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Any:
-        """Return the total, its arrays in their order."""
-        arrays = {name: tensors[name] for name in facts["names"]}
-        return Total(arrays=arrays, weight=float(facts["weight"]))
+        """Return the total."""
+        layout = Layout.of((name, shape) for name, shape in facts["named"])
+        return Total(layout=layout, weight=float(facts["weight"]), sums=tensors["sums"])
 
     def absorb(self, learner: Learner, clients: Sequence[int], incoming: Broadcast | None) -> None:
         """Overwrite the clients' parameters."""

@@ -9,38 +9,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from fedkd.flat import Layout, Part
 from fedkd.training.recipe import OptimizerName, Training
 from fedkd.training.steps import Student, make_optimizer
 
 _SLOTS = {OptimizerName.ADAM: ("exp_avg", "exp_avg_sq"), OptimizerName.SGD: ("momentum_buffer",)}
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Part:
-    """Where one tensor of a module lies in a row."""
-
-    name: str
-    shape: torch.Size
-    start: int
-
-    def of(self, rows: Tensor) -> Tensor:
-        """Return views ``[..., *shape]`` of ``[..., size]``; images' weights channels last.
-
-        With one input channel the strides of such a weight are ambiguous, and torch would take
-        its slow path; they are spelled out.
-        """
-        flat = rows[..., self.start : self.start + self.shape.numel()]
-        if len(self.shape) != 4:
-            return flat.view((*flat.shape[:-1], *self.shape))
-        _, inputs, height, width = self.shape
-        lead, steps = flat.shape[:-1], flat.stride()[:-1]
-        inner = (height * width * inputs, 1, width * inputs, inputs)
-        return flat.as_strided((*lead, *self.shape), (*steps, *inner))
 
 
 class Packing:
@@ -49,6 +26,8 @@ class Packing:
     Attributes:
         template: a module of the architecture, with whatever parameters; not to be changed.
         parts: the parameters, in the module's order, each once.
+        layout: of the parameters, where they are all that torch keeps of the module; None where
+            it has buffers, or parameters of several names (tied ones).
         buffers: what else the module keeps (running statistics), after the optimiser's state.
         size: numbers of one copy of the parameters.
         slots: names of the optimiser's state tensors, each as large as the parameters.
@@ -58,20 +37,18 @@ class Packing:
 
     def __init__(self, module: nn.Module, recipe: Training) -> None:
         self.template, self._recipe = copy.deepcopy(module), recipe
-        self.parts: list[Part] = []
-        start = 0
-        for name, parameter in module.named_parameters():
-            self.parts.append(Part(name=name, shape=parameter.shape, start=start))
-            start += parameter.numel()
-        self.size = start
+        parameters = Layout.of((name, p.shape) for name, p in module.named_parameters())
+        self.parts, self.size = parameters.parts, parameters.size
         plain = recipe.optimizer is OptimizerName.SGD and recipe.momentum == 0
         self.slots = () if plain else _SLOTS[recipe.optimizer]
         self.buffers: list[Part] = []
         start = self.size * (1 + len(self.slots))
         for name, buffer in module.named_buffers():
-            self.buffers.append(Part(name=name, shape=buffer.shape, start=start))
+            self.buffers.append(Part(name=name, shape=tuple(buffer.shape), start=start))
             start += buffer.numel()
         self.width = start + 1
+        whole = list(module.state_dict()) == [part.name for part in self.parts]
+        self.layout = parameters if whole else None
         self._spare: nn.Module | None = None
 
     def write(self, row: Tensor, module: nn.Module) -> None:

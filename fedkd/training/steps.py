@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedkd.distillers.base import Distiller
 from fedkd.tasks import Task, as_rows
-from fedkd.training.recipe import OptimizerName, Order, Training
+from fedkd.training.recipe import OptimizerName, Training
 from fedkd.types import Consensus
 
 PREDICTION_BATCH = 512
@@ -22,10 +22,18 @@ PREDICTION_BATCH = 512
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Examples:
-    """Labelled inputs on the training device: ``[n, *features]`` and int64 ``[n, *positions]``."""
+    """Labelled inputs on the training device: ``[n, *features]`` and int64 ``[n, *positions]``.
+
+    Attributes:
+        pool: inputs that many clients' examples are rows of, from which batches of several
+            clients are read at once; None for none.
+        rows: int64 ``[n]``: ``inputs`` are ``pool[rows]``.
+    """
 
     inputs: Tensor
     labels: Tensor
+    pool: Tensor | None = None
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
         return self.inputs.shape[0]
@@ -130,88 +138,6 @@ def epochs(n: int, size: int, *, rng: torch.Generator) -> Iterator[Tensor]:
         yield from batches(n, size, rng=rng)
 
 
-def train_round(
-    student: Student,
-    private: Examples,
-    lesson: Lesson | None,
-    *,
-    recipe: Training,
-    task: Task,
-    rng: torch.Generator,
-) -> None:
-    """Train one client for one round, on its examples and, if there is one, on the lesson.
-
-    Args:
-        student: changed in place.
-        private: may be empty; then only the lesson is learnt.
-        lesson: None or an empty lesson means private training alone.
-        recipe: order, epochs, batch size, weights.
-        task: gives the loss on private labels.
-        rng: orders the batches.
-    """
-    job = Job(private=private, lesson=lesson, recipe=recipe, task=task, order=rng)
-    student.module.train()
-    for step in job.schedule():
-        take_step(student, job.loss(student.module, step))
-
-
-Step = tuple[Tensor | None, Tensor | None]
-"""Positions of a private batch and of a batch of the lesson; at most one of them is absent."""
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Job:
-    """One client's training of one round, whoever carries it out.
-
-    Attributes:
-        private: may be empty; then only the lesson is learnt.
-        lesson: None or an empty lesson means private training alone.
-        recipe: order, epochs, batch size, weights.
-        task: gives the loss on private labels.
-        order: orders the batches.
-        module: what the model itself draws (dropout); None leaves torch's global stream alone.
-    """
-
-    private: Examples
-    lesson: Lesson | None
-    recipe: Training
-    task: Task
-    order: torch.Generator
-    module: torch.Generator | None = None
-
-    def schedule(self) -> Iterator[Step]:
-        """Yield what each step reads, in the order that ``order`` gives."""
-        recipe, size = self.recipe, self.recipe.batch_size
-        n_private = len(self.private)
-        n_lesson = 0 if self.lesson is None else len(self.lesson)
-        if n_private and n_lesson and recipe.order is Order.INTERLEAVED:
-            n_steps = max(recipe.local_epochs * -(-n_private // size), -(-n_lesson // size))
-            own = epochs(n_private, size, rng=self.order)
-            shared = epochs(n_lesson, size, rng=self.order)
-            for _ in range(n_steps):
-                yield next(own), next(shared)
-            return
-        for batch in batches(n_lesson, size, rng=self.order) if n_lesson else []:
-            yield None, batch
-        for _ in range(recipe.local_epochs if n_private else 0):
-            for batch in batches(n_private, size, rng=self.order):
-                yield batch, None
-
-    def loss(self, module: nn.Module, step: Step) -> Tensor:
-        """Return the loss of one step, ``[]``."""
-        own, shared = step
-        if self.lesson is None or shared is None:
-            if own is None:
-                raise ValueError("a step reads neither private examples nor a lesson")
-            return private_loss(module, self.private, own, task=self.task)
-        loss = lesson_loss(module, self.lesson, shared)
-        if own is None:
-            return loss
-        return (
-            self.recipe.ce_weight * private_loss(module, self.private, own, task=self.task) + loss
-        )
-
-
 def distil_pass(
     student: Student, lesson: Lesson, *, recipe: Training, rng: torch.Generator
 ) -> None:
@@ -224,8 +150,8 @@ def distil_pass(
 def private_loss(module: nn.Module, private: Examples, batch: Tensor, *, task: Task) -> Tensor:
     """Return the mean loss of the private examples at ``batch``, ``[]``."""
     batch = batch.to(private.inputs.device)
-    logits = as_rows(module(as_model_input(private.inputs[batch])))
-    return task.loss(logits, private.labels[batch].flatten()).mean()
+    logits = as_rows(module(as_model_input(private.inputs.index_select(0, batch))))
+    return task.loss(logits, private.labels.index_select(0, batch).flatten()).mean()
 
 
 def lesson_loss(module: nn.Module, lesson: Lesson, batch: Tensor) -> Tensor:

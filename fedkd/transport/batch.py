@@ -1,19 +1,19 @@
 """Many requests at once: what a simulation's grid does beyond Flower's messages.
 
 Clients are divided into a fixed number of groups of neighbors. A group's uploads are checked and
-folded together, in client order, wherever the group lives; what comes back is one
-:class:`Harvest` a group. Harvests are added in the order of groups, so that a sum has the same bits
-in one process, in many, and over any Flower grid.
+folded together, in client order, wherever the group lives. The groups' sums are added in pairs, as
+in a tree (:func:`climb`), so that the whole has the same bits in one process, in many, and over any
+Flower grid, while a process with many groups hands over few sums: those of whole branches.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from flwr.app import Error, Message
 
@@ -27,9 +27,14 @@ GROUPS = 16
 """Into how many groups clients are divided; no more workers than these have anything to do."""
 
 
+def groups_of(n_clients: int) -> range:
+    """Return the groups of a run with so many clients."""
+    return range(min(GROUPS, n_clients))
+
+
 def group_of(client: int, *, n_clients: int) -> int:
     """Return the group that a client belongs to, whoever else takes part."""
-    return client * min(GROUPS, n_clients) // n_clients
+    return client * len(groups_of(n_clients)) // n_clients
 
 
 def grouped(requests: Sequence[Request], *, n_clients: int) -> list[list[Request]]:
@@ -45,9 +50,49 @@ def members_of(group: int, *, n_clients: int) -> list[int]:
     return [c for c in range(n_clients) if group_of(c, n_clients=n_clients) == group]
 
 
+def share_of(worker: int, *, n_workers: int, n_clients: int) -> range:
+    """Return the groups that a worker answers for: neighbors, about as many as any other does."""
+    n_groups = len(groups_of(n_clients))
+    return range(worker * n_groups // n_workers, (worker + 1) * n_groups // n_workers)
+
+
+def climb(
+    states: dict[Node, State],
+    merge: Callable[[State, State], State],
+    *,
+    within: range,
+    n_clients: int,
+) -> dict[Node, State]:
+    """Add states up the tree, up to the branches that lie ``within`` some groups altogether.
+
+    Args:
+        states: by node; groups from which nothing came have none.
+        merge: adds two states of neighboring branches.
+        within: groups whose states are all there.
+        n_clients: of the run.
+    """
+    at, n_groups, level = dict(states), len(groups_of(n_clients)), 0
+    while 1 << level < n_groups:
+        for number in sorted({number // 2 for height, number in at if height == level}):
+            first = number << (level + 1)
+            last = min((number + 1) << (level + 1), n_groups) - 1
+            if first not in within or last not in within:
+                continue
+            pair = [at.pop(node) for side in (0, 1) if (node := (level, 2 * number + side)) in at]
+            at[level + 1, number] = pair[0] if len(pair) == 1 else merge(*pair)
+        level += 1
+    return at
+
+
 def snapshot(folder: Path, group: int) -> Path:
     """Return the file of a checkpoint that holds what a group's clients carry."""
     return folder / f"clients-{group:02d}.safetensors"
+
+
+Node = tuple[int, int]
+"""A branch of the tree of groups: its height, and its number among those as high. Branch
+``(h, n)`` holds the groups ``n * 2^h`` to ``(n + 1) * 2^h - 1``."""
+State = TypeVar("State")
 
 
 @dataclass(kw_only=True)
@@ -57,28 +102,46 @@ class Harvest:
     Attributes:
         answered: clients whose reply was no error, sound or not.
         failures: client and reason, of those that gave nothing usable.
-        state: the sound uploads, folded by the method; None without any, or when they are kept.
+        states: the sound uploads, folded by the method, by branch; none where they are kept.
         uploads: the sound uploads themselves, where somebody has to see them.
         tallies: sums that measurements of the filters are made from.
         bytes_up: serialised bytes by kind.
         refused: client and reason, of deliveries beside the one that counted.
         late: sound uploads that came after the deadline, to stand in next round.
         stand_ins: sound uploads of the round before, which came in this one.
-        arrivals: when the delivery that counted came, in virtual seconds, by client.
+        waited: when the last delivery that counted came, in virtual seconds.
         spent: virtual seconds and joules of each client's device; none without devices.
     """
 
     answered: list[int] = field(default_factory=list[int])
     failures: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
-    state: Any = None
+    states: dict[Node, Any] = field(default_factory=dict[Node, Any])
     uploads: dict[int, Upload] = field(default_factory=dict[int, Upload])
     tallies: Counter[str] = field(default_factory=Counter[str])
     bytes_up: Counter[str] = field(default_factory=Counter[str])
     refused: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
     late: dict[int, Upload] = field(default_factory=dict[int, Upload])
     stand_ins: dict[int, Upload] = field(default_factory=dict[int, Upload])
-    arrivals: dict[int, float] = field(default_factory=dict[int, float])
+    waited: float = 0.0
     spent: dict[int, tuple[float, float]] = field(default_factory=dict[int, tuple[float, float]])
+
+    @staticmethod
+    def of(parts: Sequence[Harvest]) -> Harvest:
+        """Return parts as one; their branches stay apart."""
+        whole = Harvest()
+        for part in parts:
+            whole.answered += part.answered
+            whole.failures += part.failures
+            whole.refused += part.refused
+            whole.states |= part.states
+            whole.uploads |= part.uploads
+            whole.tallies.update(part.tallies)
+            whole.bytes_up.update(part.bytes_up)
+            whole.late |= part.late
+            whole.stand_ins |= part.stand_ins
+            whole.waited = max(whole.waited, part.waited)
+            whole.spent |= part.spent
+        return whole
 
 
 class Clients(Protocol):
@@ -135,7 +198,7 @@ class BatchGrid(SimulationGrid):
 
     @abstractmethod
     def fold(self, requests: Sequence[Request], *, keep: bool) -> list[Harvest]:
-        """Return one harvest for each group of the requests, in their order."""
+        """Return what the answers came to, in parts that hold each group's once."""
 
     @abstractmethod
     def learn(self, proxy: ProxySet) -> None:
@@ -184,6 +247,6 @@ class LocalGrid(BatchGrid):
 
     def save(self, folder: Path) -> None:
         """Write group by group."""
-        for group in range(min(GROUPS, self.n_clients)):
+        for group in groups_of(self.n_clients):
             members = members_of(group, n_clients=self.n_clients)
             self._clients.save(snapshot(folder, group), members)

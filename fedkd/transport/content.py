@@ -11,6 +11,7 @@ import torch
 from flwr.app import Array, ArrayRecord, RecordDict
 from torch import Tensor
 
+from fedkd.flat import FlatArrays
 from fedkd.transport.codes import (
     RecordError,
     floats,
@@ -91,7 +92,7 @@ def take_content(
     arrays = arrays_of(records)
     if "update" in arrays:
         tensors = {name: to_tensor(arrays["update"], name) for name in arrays["update"]}
-        return Update(arrays=tensors, weight=number(header, "weight"))
+        return Update(arrays=FlatArrays.where_plain(tensors), weight=number(header, "weight"))
     kind = next((kind for kind in ("knowledge", "consensus") if kind in arrays), None)
     if kind is None:
         return None

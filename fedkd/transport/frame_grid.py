@@ -14,23 +14,24 @@ from typing import Any, Generic, Protocol, TypeVar
 from fedkd.errors import RunStopped
 from fedkd.methods.base import Method
 from fedkd.transport.batch import (
-    GROUPS,
     BatchGrid,
     Clients,
     Harvest,
     Intake,
+    climb,
     group_of,
     grouped,
     members_of,
+    share_of,
     snapshot,
 )
 from fedkd.transport.frames import (
     Frame,
-    of_harvests,
+    of_harvest,
     of_replies,
     of_requests,
     pack,
-    to_harvests,
+    to_harvest,
     to_replies,
     to_requests,
 )
@@ -62,7 +63,7 @@ W = TypeVar("W", bound=Worker)
 
 
 class FrameGrid(BatchGrid, Generic[W]):
-    """Groups of clients behind workers, each worker with every n-th group.
+    """Groups of clients behind workers, each with a few neighboring groups.
 
     Args:
         method: knows how folded uploads become bytes.
@@ -95,16 +96,12 @@ class FrameGrid(BatchGrid, Generic[W]):
 
     def fold(self, requests: Sequence[Request], *, keep: bool) -> list[Harvest]:
         """Let all workers fold at once."""
-        found: dict[int, Harvest] = {}
-        for share, data in self._exchange(requests, {"do": "fold", "keep": keep}):
-            groups = self._grouped(share)
-            if data is None:
-                harvests = [Harvest(failures=[(r.client, DIED) for r in g]) for g in groups]
-            else:
-                harvests = to_harvests(data, method=self._method)
-            numbers = [self._group(group[0]) for group in groups]
-            found |= dict(zip(numbers, harvests, strict=True))
-        return [found[group] for group in sorted(found)]
+        return [
+            Harvest(failures=[(request.client, DIED) for request in share])
+            if data is None
+            else to_harvest(data, method=self._method)
+            for share, data in self._exchange(requests, {"do": "fold", "keep": keep})
+        ]
 
     def learn(self, proxy: ProxySet) -> None:
         """Tell every worker's intake."""
@@ -119,12 +116,9 @@ class FrameGrid(BatchGrid, Generic[W]):
         Raises:
             RunStopped: it died again.
         """
-        shares: dict[int, list[int]] = {}
-        for group in range(min(GROUPS, self.n_clients)):
-            shares.setdefault(group % len(self._workers), []).append(group)
         frames: dict[int, Frame] = {
-            n: ({"do": "save", "folder": str(folder), "groups": groups}, [])
-            for n, groups in shares.items()
+            n: ({"do": "save", "folder": str(folder), "groups": list(self._groups(n))}, [])
+            for n in range(len(self._workers))
         }
         dead = [n for n, answer in self._answers(frames).items() if answer is None]
         for n in dead:
@@ -138,20 +132,23 @@ class FrameGrid(BatchGrid, Generic[W]):
         for worker in self._workers:
             worker.close()
 
-    def _group(self, request: Request) -> int:
-        return group_of(request.client, n_clients=self.n_clients)
-
-    def _grouped(self, requests: Sequence[Request]) -> list[list[Request]]:
-        return grouped(requests, n_clients=self.n_clients)
+    def _groups(self, n: int) -> range:
+        """Return the groups of worker ``n``."""
+        return share_of(n, n_workers=len(self._workers), n_clients=self.n_clients)
 
     def _exchange(
         self, requests: Sequence[Request], facts: Mapping[str, Any]
     ) -> list[tuple[list[Request], bytes | None]]:
         """Return each worker's share of the requests and its answer, None from one that died."""
+        owner = {g: n for n in range(len(self._workers)) for g in self._groups(n)}
         shares: dict[int, list[Request]] = {}
-        for group in self._grouped(requests):
-            shares.setdefault(self._group(group[0]) % len(self._workers), []).extend(group)
-        answers = self._answers(of_requests(shares, facts))
+        for request in sorted(requests, key=lambda request: request.client):
+            group = group_of(request.client, n_clients=self.n_clients)
+            shares.setdefault(owner[group], []).append(request)
+        frames = of_requests(shares, facts)
+        for n, (header, _) in frames.items():
+            header["within"] = [self._groups(n).start, self._groups(n).stop]
+        answers = self._answers(frames)
         for n in [n for n, answer in answers.items() if answer is None]:
             self._replace(n)
         return [(shares[n], answers[n]) for n in sorted(shares)]
@@ -170,9 +167,8 @@ class FrameGrid(BatchGrid, Generic[W]):
     def _replace(self, n: int) -> None:
         self._workers[n].close()
         self._workers[n] = self._start(n)
-        for client in range(self.n_clients):
-            if group_of(client, n_clients=self.n_clients) % len(self._workers) == n:
-                self.forgotten.add(client)
+        for group in self._groups(n):
+            self.forgotten.update(members_of(group, n_clients=self.n_clients))
         if self._proxy is not None and self._workers[n].send(self._proxy):
             self._workers[n].receive()
 
@@ -201,11 +197,12 @@ def responder(clients: Clients, intake: Intake, *, method: Method, n_clients: in
         requests = to_requests(header, blobs)
         if header["do"] == "ask":
             return of_replies([r for group in split(requests) for r in clients.handle(group)])
-        keep = bool(header["keep"])
-        return of_harvests(
-            [intake.take(group, clients.handle(group), keep=keep) for group in split(requests)],
-            method=method,
+        keep, within = bool(header["keep"]), range(*header["within"])
+        harvest = Harvest.of(
+            [intake.take(group, clients.handle(group), keep=keep) for group in split(requests)]
         )
+        harvest.states = climb(harvest.states, method.merge, within=within, n_clients=n_clients)
+        return of_harvest(harvest, method=method)
 
     return respond
 

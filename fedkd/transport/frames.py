@@ -16,7 +16,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as Proto
 from safetensors.torch import load, save
 
 from fedkd.methods.base import Method
-from fedkd.transport.batch import Harvest
+from fedkd.transport.batch import Harvest, Node
 from fedkd.transport.codes import RecordError
 from fedkd.transport.messages import Action, Reply, Request
 from fedkd.transport.reading import parsed
@@ -64,7 +64,7 @@ def of_requests(
         places: dict[tuple[int, ...], int] = {}
         where: list[int] = []
         for request in requests:
-            same = tuple(map(id, (request.incoming, request.proxy, request.roll, request.keys)))
+            same = (id(request.incoming), id(request.proxy), id(request.roll), id(request.keys))
             if same not in made:
                 records = recorddict_to_proto(request_records(request))
                 made[same] = records.SerializeToString()
@@ -82,19 +82,24 @@ def to_requests(header: dict[str, Any], blobs: Sequence[bytes]) -> list[Request]
     """Return the requests of a frame; requests that shared content share it again."""
     action = Action(header["action"])
     asked: list[Request] = []
-    shared: dict[int, Request] = {}
+    read: dict[int, Request] = {}
     for client, place in zip(header["clients"], header["where"], strict=True):
-        records = recorddict_from_proto(Proto.FromString(blobs[place]))
-        request = read_request(records, action=action, client=client)
-        first = shared.setdefault(place, request)
+        first = read.get(place)
+        if first is None or first.proxy is not None:  # a proxy set names its reader's own rows
+            records = recorddict_from_proto(Proto.FromString(blobs[place]))
+            request = read_request(records, action=action, client=client)
+            first = read.setdefault(place, request)
+            proxy = request.proxy
+        else:
+            proxy = None
         asked.append(
             Request(
                 action=action,
                 client=client,
-                round=request.round,
+                round=first.round,
                 incoming=first.incoming,
-                proxy=request.proxy,
-                closing=request.closing,
+                proxy=proxy,
+                closing=first.closing,
                 roll=first.roll,
                 keys=first.keys,
             )
@@ -124,54 +129,45 @@ def to_replies(data: bytes) -> list[Reply]:
     ]
 
 
-def of_harvests(harvests: Sequence[Harvest], *, method: Method) -> bytes:
-    """Return a frame of harvests."""
-    headers: list[dict[str, Any]] = []
-    blobs: list[bytes] = []
-    for harvest in harvests:
-        tensors, facts = ({}, None) if harvest.state is None else method.to_tensors(harvest.state)
-        headers.append(
-            {
-                "answered": harvest.answered,
-                "failures": harvest.failures,
-                "facts": facts,
-                "tallies": harvest.tallies,
-                "bytes_up": harvest.bytes_up,
-                "refused": harvest.refused,
-                "arrivals": list(harvest.arrivals.items()),
-                "spent": list(harvest.spent.items()),
-            }
-        )
-        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        sums = save(tensors) if tensors else b""
-        blobs += [sums, _stored(harvest.uploads), _stored(harvest.late)]
-    return pack({"harvests": headers}, blobs)
+def of_harvest(harvest: Harvest, *, method: Method) -> bytes:
+    """Return a frame of a harvest."""
+    states: list[tuple[Node, dict[str, Any]]] = []
+    blobs = [_stored(harvest.uploads), _stored(harvest.late)]
+    for node, state in harvest.states.items():
+        tensors, facts = method.to_tensors(state)
+        states.append((node, facts))
+        blobs.append(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+    header = {
+        "answered": harvest.answered,
+        "failures": harvest.failures,
+        "states": states,
+        "tallies": harvest.tallies,
+        "bytes_up": harvest.bytes_up,
+        "refused": harvest.refused,
+        "waited": harvest.waited,
+        "spent": list(harvest.spent.items()),
+    }
+    return pack(header, blobs)
 
 
-def to_harvests(data: bytes, *, method: Method) -> list[Harvest]:
-    """Return the harvests of a frame."""
-    header, blobs = unpack(data)
-    found: list[Harvest] = []
-    for n, facts in enumerate(header["harvests"]):
-        sums, uploads, late = blobs[3 * n : 3 * n + 3]
-        state = None
-        if facts["facts"] is not None:
-            state = method.from_tensors(load(sums), facts["facts"])
-        found.append(
-            Harvest(
-                answered=facts["answered"],
-                failures=[(client, reason) for client, reason in facts["failures"]],
-                state=state,
-                uploads=_uploads(uploads),
-                tallies=Counter(facts["tallies"]),
-                bytes_up=Counter(facts["bytes_up"]),
-                refused=[(client, reason) for client, reason in facts["refused"]],
-                late=_uploads(late),
-                arrivals=dict(facts["arrivals"]),
-                spent={client: (seconds, joules) for client, (seconds, joules) in facts["spent"]},
-            )
-        )
-    return found
+def to_harvest(data: bytes, *, method: Method) -> Harvest:
+    """Return the harvest of a frame."""
+    header, (uploads, late, *sums) = unpack(data)
+    states: dict[Node, Any] = {}
+    for ((height, number), facts), tensors in zip(header["states"], sums, strict=True):
+        states[height, number] = method.from_tensors(load(tensors), facts)
+    return Harvest(
+        answered=header["answered"],
+        failures=[(client, reason) for client, reason in header["failures"]],
+        states=states,
+        uploads=_uploads(uploads),
+        tallies=Counter(header["tallies"]),
+        bytes_up=Counter(header["bytes_up"]),
+        refused=[(client, reason) for client, reason in header["refused"]],
+        late=_uploads(late),
+        waited=header["waited"],
+        spent={client: (seconds, joules) for client, (seconds, joules) in header["spent"]},
+    )
 
 
 def _stored(uploads: Mapping[int, Upload]) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any
 
 from fedkd.errors import ConfigError, RunStopped
 from fedkd.methods.base import Method
-from fedkd.transport.batch import GROUPS, snapshot
+from fedkd.transport.batch import snapshot
 from fedkd.transport.frame_grid import FrameGrid
 from fedkd.transport.frames import Frame
 from fedkd.transport.home import Home
@@ -89,8 +89,8 @@ class RayGrid(FrameGrid["RayWorker"]):
         blobs = [] if proxy is None else [to_bytes({"proxy": stored_proxy(proxy)})]
         frames: dict[int, Frame] = {}
         for n in range(len(self._workers)):
-            groups = range(n, min(GROUPS, self.n_clients), len(self._workers))
-            paths = [str(path) for g in groups if (path := snapshot(folder, g)).exists()]
+            found = [snapshot(folder, group) for group in self._groups(n)]
+            paths = [str(path) for path in found if path.exists()]
             frames[n] = ({"do": "restore", "paths": paths}, blobs)
         if any(answer is None for answer in self._answers(frames).values()):
             raise RunStopped(f"a worker died while it read the checkpoint {str(folder)!r}")

@@ -12,6 +12,7 @@ from functools import cache, lru_cache
 import torch
 from torch import Tensor
 
+from fedkd.flat import FlatArrays, Layout
 from fedkd.transport.codes import WIRE_TYPES, narrow_type, packed_bytes
 from fedkd.transport.content import MASKS, all_ones, kind_of
 from fedkd.transport.messages import Reply, Request, Roll
@@ -89,6 +90,8 @@ def _content(content: Upload | Broadcast | None, header: Header) -> dict[str, in
     if content is None:
         return {}
     if isinstance(content, Update):
+        if isinstance(content.arrays, FlatArrays):
+            return {"update": _laid_out(content.arrays.layout)}
         return {"update": sum(_entry(name, _array(t)) for name, t in content.arrays.items())}
     shape, told = content.scores.shape, content.row_temperatures
     size = 0 if told is None else _entry("temperatures", _array(told))
@@ -104,6 +107,12 @@ def _content(content: Upload | Broadcast | None, header: Header) -> dict[str, in
     if isinstance(content, Knowledge) and not all_ones(content.weights):
         masks += _entry("weights", _array(content.weights))
     return {kind_of(content): size, MASKS: masks}
+
+
+@lru_cache(maxsize=RECENT)
+def _laid_out(layout: Layout) -> int:
+    """Return the size of all arrays of a layout."""
+    return sum(_entry(part.name, _file(torch.float32, part.shape)) for part in layout.parts)
 
 
 def _proxy(proxy: ProxySet | None) -> dict[str, int]:

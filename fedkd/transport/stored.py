@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from fedkd.flat import FlatArrays
 from fedkd.results import MaskedUploads, Traffic
 from fedkd.transport.codes import (
     WIRE_TYPES,
@@ -94,7 +95,7 @@ def content_of(parts: Stored) -> Upload | Broadcast:
         if not isinstance(order, list) or not all(isinstance(name, str) for name in order):
             raise RecordError("an update without the order of its parameters")
         arrays = {name: _part(parts, name) for name in order}
-        return Update(arrays=arrays, weight=number(facts, "weight"))
+        return Update(arrays=FlatArrays.where_plain(arrays), weight=number(facts, "weight"))
     rows, space = _ints(parts, "rows"), one_of(Space, facts, "space")
     told, temperature = parts.tensors.get("row_temperatures"), number(facts, "temperature")
     wire = one_of(Wire, {"wire": Wire.FLOAT32.value, **facts}, "wire")

@@ -109,7 +109,7 @@ class Exchange:
     ) -> tuple[list[Harvest], Counter[str]]:
         """Ask, and take in the uploads where they arise; also return the bytes sent down.
 
-        There is one harvest for each group of clients, in order (``transport.batch``).
+        Each group of clients is in one of the harvests (``transport.batch``).
         """
         if isinstance(self._grid, BatchGrid):
             return self._grid.fold(requests, keep=keep), _sizes(requests)
@@ -215,11 +215,10 @@ class Exchange:
 def _sizes(requests: Sequence[Request]) -> Counter[str]:
     """Return the bytes by kind that requests take, worked out once for those that are alike."""
     total: Counter[str] = Counter()
-    known: dict[tuple[int, ...], dict[str, int]] = {}
+    alike: dict[tuple[int, ...], list[Request]] = {}
     for request in requests:
-        shared = (request.incoming, request.proxy, request.roll, request.keys)
-        same = tuple(id(part) for part in shared)
-        if same not in known:
-            known[same] = message_size(request)
-        total.update(known[same])
+        same = (id(request.incoming), id(request.proxy), id(request.roll), id(request.keys))
+        alike.setdefault(same, []).append(request)
+    for some in alike.values():
+        total.update({kind: size * len(some) for kind, size in message_size(some[0]).items()})
     return total

@@ -11,7 +11,7 @@ from fedkd.faults.channel import Channel
 from fedkd.methods.base import CoDistillation, MessageKind
 from fedkd.results import Loss
 from fedkd.scenario import LatePolicy, Scenario
-from fedkd.transport.batch import Harvest
+from fedkd.transport.batch import Harvest, climb, group_of, groups_of
 from fedkd.transport.messages import Delivery, Reply, Request
 from fedkd.transport.reading import Limits
 from fedkd.transport.sizes import message_size
@@ -74,7 +74,7 @@ class UploadIntake:
             if counted is None:
                 harvest.failures.append((request.client, Loss.NO_ANSWER.value))
             else:
-                harvest.arrivals[request.client] = counted.seconds
+                harvest.waited = max(harvest.waited, counted.seconds)
                 self._take_one(harvest, request, counted, keep=keep)
         return harvest
 
@@ -136,7 +136,9 @@ class UploadIntake:
             harvest.uploads[client] = upload
             return
         n_rows = 0 if self._proxy is None else self._proxy.n_rows
-        harvest.state = self._method.accumulate(harvest.state, upload, n_rows=n_rows)
+        node = (0, group_of(client, n_clients=self._scenario.clients))
+        state = harvest.states.get(node)
+        harvest.states[node] = self._method.accumulate(state, upload, n_rows=n_rows)
 
 
 def _admitted(harvest: Harvest, request: Request, arrived: Sequence[Delivery]) -> Delivery | None:
@@ -158,42 +160,29 @@ def merged(
     *,
     n_rows: int,
     late: Mapping[int, Upload] | None = None,
-) -> Harvest:
-    """Return all harvests as one: sums of sums, group by group, and last who stands in.
+) -> tuple[Harvest, Any]:
+    """Return all harvests as one, and what all uploads came to; None for none.
 
-    ``late`` are uploads of the round before that missed it; each is used where its client gave
-    nothing usable in this round, and in no later one.
+    The groups' sums are added up their tree, and last those of who stands in: ``late`` are uploads
+    of the round before that missed it; each is used where its client gave nothing usable in this
+    round, and in no later one.
     """
-    whole, method = Harvest(), scenario.method
-    state: Any = None
-    waiting = dict(late or {})
-    for harvest in harvests:
-        whole.answered += harvest.answered
-        whole.failures += harvest.failures
-        whole.refused += harvest.refused
-        whole.tallies.update(harvest.tallies)
-        whole.bytes_up.update(harvest.bytes_up)
-        whole.late |= harvest.late
-        whole.arrivals |= harvest.arrivals
-        whole.spent |= harvest.spent
-        waiting |= harvest.stand_ins
-        part = harvest.state
-        for client, upload in harvest.uploads.items():
-            whole.uploads[client] = upload
-            part = method.accumulate(part, upload, n_rows=n_rows)
-        state = _added(scenario, state, part)
-    part = None
-    for client in sorted(waiting.keys() - (set(whole.answered) - {c for c, _ in whole.failures})):
+    whole, method = Harvest.of(harvests), scenario.method
+    for client in sorted(whole.uploads):  # that were kept
+        node = (0, group_of(client, n_clients=scenario.clients))
+        state, upload = whole.states.get(node), whole.uploads[client]
+        whole.states[node] = method.accumulate(state, upload, n_rows=n_rows)
+    everybody = groups_of(scenario.clients)
+    top = climb(whole.states, method.merge, within=everybody, n_clients=scenario.clients)
+    (state,) = top.values() or (None,)
+    waiting = dict(late or {}) | whole.stand_ins
+    missing = waiting.keys() - (set(whole.answered) - {client for client, _ in whole.failures})
+    part, whole.stand_ins, whole.states = None, {}, {}
+    for client in sorted(missing):
         whole.stand_ins[client] = whole.uploads[client] = waiting[client]
         part = method.accumulate(part, waiting[client], n_rows=n_rows)
-    whole.state = _added(scenario, state, part)
+    if part is not None:
+        state = part if state is None else method.merge(state, part)
     whole.failures.sort()
     whole.refused.sort()
-    return whole
-
-
-def _added(scenario: Scenario, state: Any, part: Any) -> Any:
-    """Return the state with a part of it more; None stands for no uploads."""
-    if state is None or part is None:
-        return part if state is None else state
-    return scenario.method.merge(state, part)
+    return whole, state

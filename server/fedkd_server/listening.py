@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fedkd.errors import BudgetSpent
 from fedkd.results import Failure
@@ -20,11 +21,15 @@ from fedkd_server.memory import Memory
 
 @dataclass(frozen=True, kw_only=True)
 class Heard:
-    """What a round's uploads came to, or only their masked sums, and who failed."""
+    """What a round's uploads came to, or only their masked sums, and who failed.
+
+    ``state`` is what the method made of all uploads; None without any, and for masked sums.
+    """
 
     harvest: Harvest
     failures: list[Failure]
     bytes_down: Counter[str]
+    state: Any = None
     gathered: Gathered | None = None
 
 
@@ -40,10 +45,10 @@ class Ears:
             return self._sums(requests, now.masked, round=round)
         keep = self._scenario.transcript is not Kept.NONE or not self._scenario.method.folds
         harvests, bytes_down = self._exchange.fold(requests, self._intake, keep=keep)
-        harvest = merged(harvests, self._scenario, n_rows=now.n_rows, late=now.late)
+        harvest, state = merged(harvests, self._scenario, n_rows=now.n_rows, late=now.late)
         now.late = harvest.late
         failures = [Failure(round, client, reason) for client, reason in harvest.failures]
-        return Heard(harvest=harvest, failures=failures, bytes_down=bytes_down)
+        return Heard(harvest=harvest, state=state, failures=failures, bytes_down=bytes_down)
 
     def _sums(self, requests: Sequence[Request], masked: MaskedSums, *, round: int) -> Heard:
         answers = self._exchange.ask(requests)

@@ -6,8 +6,9 @@ Progress display, recording and early stops consume the stream; the loop knows n
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from flwr.serverapp import Grid
@@ -172,7 +173,7 @@ class _Run:
         self._now.has_proxy.update(heard.harvest.answered)
         self._now.has_proxy -= self._exchange.forgotten()
         spent = self._refusals(heard)
-        members = [client for client in members if client not in spent]
+        members = _without(members, spent)
         if len(members) < least:
             return self._budget_spent(wanted, members, n)
         stood_in = list(heard.harvest.stand_ins)
@@ -197,7 +198,7 @@ class _Run:
             failures=heard.failures,
             refused=[Failure(n, *refused) for refused in heard.harvest.refused],
             stood_in=stood_in,
-            left_out=[client for client in wanted if client not in members],
+            left_out=_without(wanted, members),
             digest=digest_of(self._now.broadcast),
             traffic=Traffic(
                 uploads=heard.harvest.uploads,
@@ -227,7 +228,7 @@ class _Run:
             round=n,
             cohort=[],
             measurements=self._about_clients([], n, closing=True),
-            left_out=[client for client in wanted if client not in left],
+            left_out=_without(wanted, left),
             digest=digest_of(self._now.broadcast),
             ended=ended,
         )
@@ -247,15 +248,14 @@ class _Run:
         if heard.gathered is not None and isinstance(self._method, CoDistillation):
             made = self._method.aggregator.finish(heard.gathered.sums, rng=rng)
         else:
-            made = self._method.finish(heard.harvest.state, rng=rng)
+            made = self._method.finish(heard.state, rng=rng)
         return None if made is None else as_sent(made, self._scenario.wire)
 
     def _about_broadcast(self, tallies: Mapping[str, float], n: int) -> dict[str, float]:
         broadcast = self._now.broadcast
         if isinstance(broadcast, Update):
-            module = self._fresh_model()
-            module.load_state_dict(broadcast.arrays)
-            return self._oracle.model(module, device=torch.device("cpu"))
+            self._desk.load_state_dict(broadcast.arrays)
+            return self._oracle.model(self._desk, device=torch.device("cpu"))
         if not isinstance(broadcast, Consensus) or self._now.proxy is None:
             return {}
         keepers = broadcast.keepers if broadcast.keepers is not None else torch.empty(0)
@@ -281,7 +281,18 @@ class _Run:
         broadcast = self._now.broadcast
         return self._oracle.clients(self._exchange, clients, broadcast, round=n, closing=last)
 
+    @cached_property
+    def _desk(self) -> torch.nn.Module:
+        """A module for the parameters of whichever broadcast is looked at."""
+        return self._fresh_model()
+
     def _fresh_model(self) -> torch.nn.Module:
         model = models.get(self._scenario.client_models()[0])()
         rng = torch_stream(self._scenario.initialization_seed(), "initialisation")
         return initialized(model, self._input_shape, self._task.n_classes, rng=rng)
+
+
+def _without(clients: Sequence[int], some: Iterable[int]) -> list[int]:
+    """Return those of the clients that are not among some, in their order."""
+    gone = set(some)
+    return [client for client in clients if client not in gone]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from fedkd.flat import FlatArrays, Layout
 from fedkd.protectors.base import dense
 from fedkd.simplex import TOLERANCE
 from fedkd.transport.codes import WIRE_ROUNDING, WIRE_TYPES
@@ -121,18 +124,30 @@ def _check_values(upload: Knowledge, expected: Expected) -> None:
 
 
 def check_update(upload: Upload | None, sent: Broadcast | None) -> Update:
-    """Return ``upload`` as an update of the parameters that were sent; UploadError otherwise."""
+    """Return ``upload`` as an update of the parameters that were sent, in their layout.
+
+    Raises:
+        UploadError: it is none.
+    """
     if not isinstance(upload, Update) or not isinstance(sent, Update):
         raise UploadError("no update in the reply")
-    if upload.arrays.keys() != sent.arrays.keys():
-        raise UploadError("other parameters than were sent")
-    for name, value in upload.arrays.items():
-        if value.shape != sent.arrays[name].shape or value.dtype != sent.arrays[name].dtype:
-            raise UploadError("parameters of another shape or type")
-        _check_finite(value)
     if not 0 < upload.weight <= EXAMPLE_LIMIT:
         raise UploadError("a weight that is no number of examples")
+    layout = FlatArrays.of(sent.arrays).layout
+    if not (isinstance(upload.arrays, FlatArrays) and upload.arrays.layout == layout):
+        upload = replace(upload, arrays=_laid_out(upload.arrays, layout))
+    _check_finite(FlatArrays.of(upload.arrays).vector)
     return upload
+
+
+def _laid_out(arrays: Mapping[str, Tensor], layout: Layout) -> FlatArrays:
+    if set(arrays) != {part.name for part in layout.parts}:
+        raise UploadError("other parameters than were sent")
+    for part in layout.parts:
+        value = arrays[part.name]
+        if value.shape != part.shape or value.dtype != torch.float32:
+            raise UploadError("parameters of another shape or type")
+    return FlatArrays.of(arrays, layout)
 
 
 def check_contribution(
@@ -172,7 +187,7 @@ def check_contribution(
 
 def _finite(values: Tensor) -> bool:
     """Return whether all values are finite; one that is not shows in their sum."""
-    if not values.is_floating_point() or bool(torch.isfinite(values.sum())):
+    if not values.is_floating_point() or math.isfinite(float(values.sum())):
         return True
     return bool(torch.isfinite(values).all())
 

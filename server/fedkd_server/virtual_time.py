@@ -21,7 +21,7 @@ def virtual_time(scenario: Scenario, harvest: Harvest, *, round: int) -> list[Me
     faults = scenario.faults
     if not scenario.devices and (faults is None or not faults.timed):
         return []
-    waited, deadline = max(harvest.arrivals.values(), default=0.0), scenario.deadline_s
+    waited, deadline = harvest.waited, scenario.deadline_s
     if deadline is not None:
         silent = any(reason in SILENT for _, reason in harvest.failures)
         waited = deadline if silent else min(waited, deadline)

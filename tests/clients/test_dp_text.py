@@ -13,8 +13,9 @@ from fedkd.models.base import initialized, models
 from fedkd.privacy.settings import Privacy
 from fedkd.scenario import Scenario
 from fedkd.tasks import NextToken, as_rows
+from fedkd.training.jobs import train_round
 from fedkd.training.recipe import OptimizerName, Training
-from fedkd.training.steps import Examples, Lesson, Student, make_optimizer, train_round
+from fedkd.training.steps import Examples, Lesson, Student, make_optimizer
 
 TASK = NextToken(9, 12)
 SGD = Training(optimizer=OptimizerName.SGD, learning_rate=0.1, batch_size=16)

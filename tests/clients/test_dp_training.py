@@ -37,8 +37,9 @@ from fedkd.privacy.settings import Privacy
 from fedkd.rng import borrowed
 from fedkd.scenario import Scenario
 from fedkd.tasks import Classification
+from fedkd.training.jobs import train_round
 from fedkd.training.recipe import OptimizerName, Order, Training
-from fedkd.training.steps import Examples, Lesson, Student, distil_pass, make_optimizer, train_round
+from fedkd.training.steps import Examples, Lesson, Student, distil_pass, make_optimizer
 from fedkd.types import Consensus, ProxySet, ProxySource, Space
 
 CPU = torch.device("cpu")
@@ -462,7 +463,7 @@ def _learner(tiny, *overrides: str, store=None) -> FleetLearner:
         *overrides,
     )
     learner = FleetLearner(scenario, store or MemoryStore(), device=CPU)
-    learner.round = 1
+    learner.streams.round = 1
     proxy = ProxySet(
         inputs=_examples(40).inputs, ids=torch.arange(40), owner=None, source=ProxySource.EXTERNAL
     )
@@ -484,7 +485,7 @@ TEACHER = Consensus(
 def test_the_learner_tells_each_round_once_and_it_is_what_was_planned(tiny, noise):
     learner = _learner(tiny, f"privacy.noise_multiplier={noise}", "training.local_epochs=2")
     for n, teacher in ((1, None), (2, TEACHER)):
-        learner.round = n
+        learner.streams.round = n
         learner.fit([0, 1], teacher, KL())
         assert learner.take_events(0) == [training_event(learner._scenario)]
         assert learner.take_events(0) == []
@@ -522,7 +523,7 @@ def test_the_filter_is_told_once_and_draws_from_the_secret_stream(tiny):
 def test_noise_repeats_with_its_seed_alone_and_never_when_it_is_secret(tiny):
     def trained(seed, client: int = 0, n: int = 1) -> Tensor:
         learner = _learner(tiny, f"seeds.noise={seed}")
-        learner.round = n
+        learner.streams.round = n
         before = _flat(learner.student(client).module)
         learner.fit([client], None, None)
         return _flat(learner.student(client).module) - before
@@ -537,7 +538,7 @@ def test_the_optimiser_goes_on_where_it_was_also_after_a_restart(tiny, tmp_path)
     steps = []
     for n in (1, 2, 3):
         learner = _learner(tiny, store=FileStore(tmp_path))
-        learner.round = n
+        learner.streams.round = n
         learner.fit([0], TEACHER, KL())
         learner.keep(0)
         (slot, *_) = learner.student(0).optimizer.state_dict()["state"].values()

@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 def _learner(scenario) -> FleetLearner:
     learner = FleetLearner(scenario, MemoryStore(), device=CPU)
-    learner.round = 1
+    learner.streams.round = 1
     rng = torch.Generator().manual_seed(0)
     proxy = ProxySet(
         inputs=torch.randint(0, 256, (40, 1, 8, 8), generator=rng, dtype=torch.uint8),

@@ -79,7 +79,7 @@ def _fresh(scenario) -> ClientState:
 
 def _trained(scenario) -> ClientState:
     learner = FleetLearner(scenario, MemoryStore(), device=CPU)
-    learner.round = 1
+    learner.streams.round = 1
     learner.fit([0], None, None)
     state = learner.state(0)
     state.proxy = ProxySet(

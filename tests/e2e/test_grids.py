@@ -93,7 +93,7 @@ def test_a_worker_that_dies_costs_its_clients_one_round_and_is_replaced(tiny):
     finally:
         grid.close()
     lost = {f.client for f in seen[2].failures if f.reason == DIED}
-    assert lost == {1, 3}
+    assert lost == {2, 3, 4}
     assert [r.failures for r in seen[3:]] == [[], []]
     assert [len(r.cohort) for r in seen[1:]] == [5, 5, 5, 5]
     whole = _run(scenario, workers=2)

@@ -16,7 +16,8 @@ from fedkd.reports.comparison.target import reached, target_of
 from fedkd.results import SERVER, Loss
 from fedkd.scenario import from_json, to_json
 from fedkd.tasks import Classification
-from fedkd.training.steps import Examples, Job, Lesson
+from fedkd.training.jobs import Job
+from fedkd.training.steps import Examples, Lesson
 from fedkd.transport.batch import Harvest
 from fedkd.transport.messages import Action, Reply, Request
 from fedkd.transport.sizes import message_size
@@ -122,22 +123,21 @@ def _figures(scenario, **harvest) -> dict[tuple[int, str], float]:
 
 def test_the_server_waits_for_the_slowest_or_until_the_deadline(tiny):
     timed = "faults={delay_s: [0, 9]}"
-    arrivals = {0: 1.5, 1: 4.0}
-    assert _figures(tiny(), arrivals=arrivals) == {}
-    assert _figures(tiny(timed), arrivals=arrivals) == {(SERVER, "virtual_seconds"): 4.0}
+    assert _figures(tiny(), waited=4.0) == {}
+    assert _figures(tiny(timed), waited=4.0) == {(SERVER, "virtual_seconds"): 4.0}
     by_then = tiny(timed, "deadline_s=3")
-    assert _figures(by_then, arrivals={0: 1.5}) == {(SERVER, "virtual_seconds"): 1.5}
-    assert _figures(by_then, arrivals=arrivals) == {(SERVER, "virtual_seconds"): 3}
+    assert _figures(by_then, waited=1.5) == {(SERVER, "virtual_seconds"): 1.5}
+    assert _figures(by_then, waited=4.0) == {(SERVER, "virtual_seconds"): 3}
     silent = [(1, Loss.NO_ANSWER.value)]
-    lost = _figures(by_then, arrivals={0: 1.5}, failures=silent)
+    lost = _figures(by_then, waited=1.5, failures=silent)
     assert lost == {(SERVER, "virtual_seconds"): 3}
-    told = _figures(by_then, arrivals={0: 1.5}, failures=[(1, "dropped: numbers")])
+    told = _figures(by_then, waited=1.5, failures=[(1, "dropped: numbers")])
     assert told == {(SERVER, "virtual_seconds"): 1.5}
 
 
 def test_who_is_done_waits_idle(tiny):
     scenario = tiny("devices=[raspberry_pi_4]")
-    found = _figures(scenario, arrivals={0: 1.0, 1: 4.0}, spent={0: (1.0, 5.0), 1: (4.0, 20.0)})
+    found = _figures(scenario, waited=4.0, spent={0: (1.0, 5.0), 1: (4.0, 20.0)})
     assert found[0, "device_energy_j"] == 5.0 + 2.7 * 3.0
     assert found[1, "device_energy_j"] == 20.0
     assert found[SERVER, "energy_j"] == 25.0 + 2.7 * 3.0

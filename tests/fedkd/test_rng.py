@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedkd.rng import borrowed, noise_stream, numpy_stream, torch_stream
+from fedkd.rng import borrowed, noise_stream, numpy_stream, torch_stream, torch_streams
 
 KEYS = list(itertools.product((0, 1), ("training", "filter"), (0, 1, 2), (-1, 0, 1)))
 
@@ -27,6 +27,16 @@ def test_every_key_has_its_own_stream_and_always_the_same(draw):
     first = [draw(*key) for key in KEYS]
     assert len(set(first)) == len(KEYS)
     assert [draw(*key) for key in KEYS] == first
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 1, 2**32, 2**64 + 3, 2**127 + 9, 2**130])
+@pytest.mark.parametrize("n_round", [0, 1, 70_000, 2**32 - 1, 2**32])
+def test_streams_of_many_clients_are_those_of_each(seed, n_round):
+    clients = [0, 1, 2, 99, 65_535, 2**20, 2**32 - 2]
+    many = torch_streams(seed, "training", round=n_round, clients=clients)
+    each = [torch_stream(seed, "training", round=n_round, client=c) for c in clients]
+    assert [rng.initial_seed() for rng in many] == [rng.initial_seed() for rng in each]
+    assert torch.equal(torch.rand(3, generator=many[3]), torch.rand(3, generator=each[3]))
 
 
 def test_streams_look_independent():

@@ -70,7 +70,7 @@ def _other_inputs(proxy: ProxySet, where: torch.Tensor) -> ProxySet:
 
 def _client_after(scenario, proxy: ProxySet, consensus: Consensus, *, closing: bool):
     learner = FleetLearner(scenario, MemoryStore(), device=CPU)
-    learner.round = 1
+    learner.streams.round = 1
     learner.state(0).proxy = proxy
     if closing:
         learner.distill([0], consensus, KL())
@@ -120,7 +120,7 @@ def test_a_consensus_about_no_row_is_no_consensus(tiny):
     for order in ("interleaved", "sequential"):
         scenario = tiny(f"training.order={order}")
         learner = FleetLearner(scenario, MemoryStore(), device=CPU)
-        learner.round = 1
+        learner.streams.round = 1
         learner.fit([0], None, None)
         alone = learner.parameters([0])[0].arrays
         assert _equal(_client_after(scenario, _proxy(), empty, closing=False), alone)

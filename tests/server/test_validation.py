@@ -18,6 +18,7 @@ from fedkd_server.validation import (
 )
 
 from fedkd.data.federation import arrays_of
+from fedkd.flat import FlatArrays
 from fedkd.transport.codes import as_sent
 from fedkd.transport.messages import Reply
 from fedkd.types import Consensus, Knowledge, ProxySet, ProxySource, Space, Update, Wire
@@ -217,7 +218,20 @@ def _update(weight: float = 5.0, **changes) -> Update:
 
 def test_a_sound_update_passes_unchanged():
     upload = _update()
-    assert check_update(upload, SENT) is upload
+    sound = check_update(upload, SENT)
+    assert sound.weight == upload.weight
+    assert {name: value.tolist() for name, value in sound.arrays.items()} == {
+        "w": [[1.0] * 3] * 2,
+        "b": [1.0] * 3,
+    }
+    assert check_update(sound, SENT) is sound
+
+
+def test_parameters_in_another_order_are_put_into_that_in_which_they_were_sent():
+    turned = Update(arrays=dict(reversed(_update(b=torch.zeros(3)).arrays.items())))
+    assert list(turned.arrays) == ["b", "w"]
+    vector = FlatArrays.of(check_update(turned, SENT).arrays).vector
+    assert vector.tolist() == [1.0] * 6 + [0.0] * 3
 
 
 BAD_UPDATES = {

@@ -63,8 +63,8 @@ MUTATIONS = {
     ),
     "the number of examples as the weight of parameters": Mutation(
         file="clients/fedkd_clients/learner.py",
-        old="weight=1.0 if private else float(",
-        new="weight=float(",
+        old="weight = 1.0 if private else float(",
+        new="weight = float(",
         test=f"{REPLY_TESTS}::test_replies_of_clients_with_many_and_few_examples_look_alike[fedavg]",
         because=r"assert all\(header == headers\[0\]",
     ),
@@ -137,7 +137,7 @@ MUTATIONS = {
         because=r"Tensor-likes are not close",
     ),
     "the same noise in every round": Mutation(
-        file="clients/fedkd_clients/learner.py",
+        file="clients/fedkd_clients/streams.py",
         old="return noise_stream(seed, purpose, round=self.round, client=client)",
         new="return noise_stream(seed, purpose, round=0, client=client)",
         test=f"{DP_TESTS}::test_noise_repeats_with_its_seed_alone_and_never_when_it_is_secret",

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.rng import borrowed
+from fedkd.training.jobs import Job
 from fedkd.training.packing import Packing
 from fedkd.training.recipe import OptimizerName, Training
-from fedkd.training.steps import Job
 
 
 class Executor(ABC):

@@ -25,9 +25,10 @@ from fedkd.training.executors.choice import (
     cached_block,
     choose,
 )
+from fedkd.training.jobs import Job
 from fedkd.training.packing import Packing
 from fedkd.training.recipe import Training
-from fedkd.training.steps import Examples, Job, Lesson, make_optimizer, predict
+from fedkd.training.steps import Examples, Lesson, make_optimizer, predict
 
 Way = TypeVar("Way")
 TRAINING_S, PREDICTION_S = 0.7, 0.3

@@ -18,8 +18,9 @@ from torch import nn
 from fedkd.errors import ConfigError
 from fedkd.training.executors.base import Executor
 from fedkd.training.executors.lean import Lean
+from fedkd.training.executors.networks import TwoLayers
 from fedkd.training.executors.serial import Serial
-from fedkd.training.executors.stacked import Stacked, TwoLayers
+from fedkd.training.executors.stacked import Stacked
 
 EXECUTORS: dict[str, Executor] = {one.name: one for one in (Serial(), Lean(), Stacked())}
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from fedkd.tasks import as_rows
 from fedkd.training.executors.base import Executor, borrowing, draws, has_buffers, update
+from fedkd.training.jobs import Job, Step
 from fedkd.training.packing import Packing
-from fedkd.training.steps import Job, Step, as_model_input, lesson_losses
+from fedkd.training.steps import as_model_input, lesson_losses
 
 
 class Lean(Executor):

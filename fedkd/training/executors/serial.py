@@ -8,8 +8,9 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from fedkd.training.executors.base import Executor, borrowing
+from fedkd.training.jobs import Job
 from fedkd.training.packing import Packing
-from fedkd.training.steps import Job, take_step
+from fedkd.training.steps import take_step
 
 
 class Serial(Executor):

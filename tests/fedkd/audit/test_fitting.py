@@ -16,8 +16,9 @@ from fedkd.distillers.kl import KL
 from fedkd.distillers.mae import MAE
 from fedkd.models.base import models
 from fedkd.rng import borrowed, torch_stream
+from fedkd.training.jobs import train_round
 from fedkd.training.recipe import Order
-from fedkd.training.steps import Examples, Lesson, Student, make_optimizer, predict, train_round
+from fedkd.training.steps import Examples, Lesson, Student, make_optimizer, predict
 
 PASSES = 3
 SIZES = [50, 120, 7, 64]

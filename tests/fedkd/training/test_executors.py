@@ -13,9 +13,10 @@ from fedkd.errors import ConfigError
 from fedkd.models.base import initialized, models
 from fedkd.tasks import Classification, NextToken
 from fedkd.training.executors.choice import EXECUTORS, ExecutorName, choose
+from fedkd.training.jobs import Job
 from fedkd.training.packing import Packing
 from fedkd.training.recipe import OptimizerName, Order, Training
-from fedkd.training.steps import Examples, Job, Lesson
+from fedkd.training.steps import Examples, Lesson
 
 CPU = torch.device("cpu")
 SIZES = [23, 40, 0, 9]
@@ -99,6 +100,25 @@ def test_an_executor_trains_as_the_reference_does(executor, name, recipe, n_less
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
     assert not torch.equal(expected[0], start[0])
     assert torch.equal(expected[2], start[2]) == (n_lesson == 0)
+
+
+@pytest.mark.parametrize("n_lesson", [0, 37], ids=["private", "lesson"])
+@pytest.mark.parametrize("executor", ["serial", "lean", "stacked"])
+def test_examples_that_are_rows_of_one_pool_train_alike(executor, n_lesson):
+    apart, packing = _rows("mlp", RECIPES[1])
+    pooled = apart.clone()
+    jobs = _jobs("mlp", RECIPES[1], n_lesson=n_lesson)
+    pool = torch.cat([job.private.inputs for job in reversed(jobs)])
+    ends = torch.tensor([len(job.private) for job in reversed(jobs)]).cumsum(0).flip(0)
+    of_pool = [
+        replace(job, private=replace(job.private, pool=pool, rows=torch.arange(end - n, end)))
+        for job, end, n in zip(
+            _jobs("mlp", RECIPES[1], n_lesson=n_lesson), ends.tolist(), SIZES, strict=True
+        )
+    ]
+    EXECUTORS[executor].train(apart, jobs, packing=packing)
+    EXECUTORS[executor].train(pooled, of_pool, packing=packing)
+    assert torch.equal(apart, pooled)
 
 
 @pytest.mark.parametrize("name", models.names())

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from fedkd.distillers.base import Distiller
 from fedkd.distillers.kl import KL
-from fedkd.tasks import Classification, NextToken
+from fedkd.tasks import Classification, NextToken, Task
+from fedkd.training.jobs import Job, train_round
 from fedkd.training.recipe import OptimizerName, Order, Training
 from fedkd.training.steps import (
     Examples,
@@ -24,7 +25,6 @@ from fedkd.training.steps import (
     make_optimizer,
     predict,
     predict_rows,
-    train_round,
 )
 from fedkd.types import Consensus, Space
 
@@ -94,6 +94,19 @@ def test_a_round_takes_the_steps_of_its_recipe(n_private, n_lesson, order, epoch
     train_round(student, _examples(n_private), lesson, recipe=recipe, task=TASK, rng=_rng())
     assert _steps(student) == steps
     assert len(spy.rows) == asked
+
+
+def test_epochs_are_drawn_when_they_are_first_needed_and_each_is_a_permutation():
+    recipe = replace(RECIPE, order=Order.INTERLEAVED, batch_size=4)
+    lesson = _lesson(10, Spy())
+    job = Job(private=_examples(5), lesson=lesson, recipe=recipe, task=TASK, order=_rng())
+    own, shared = zip(*job.schedule(), strict=True)
+    rng = _rng()
+    first, whole = torch.randperm(5, generator=rng), torch.randperm(10, generator=rng)
+    second = torch.randperm(5, generator=rng)
+    assert torch.equal(torch.cat(own), torch.cat([first, second])[:9])
+    assert [len(batch) for batch in own] == [4, 1, 4]
+    assert torch.equal(torch.cat(shared), whole)
 
 
 def test_an_interleaved_step_is_the_gradient_of_the_weighted_sum():
@@ -201,3 +214,17 @@ def test_bits_per_character_are_the_mean_loss_in_bits():
     bits = -torch.log2(probabilities[tokens[:, :4], tokens[:, 1:]]).mean()
     found = figures(module, examples, task=SEQUENCES)
     assert found["bits_per_character"] == pytest.approx(float(bits), rel=1e-6)
+
+
+@pytest.mark.parametrize("n_classes", [3, 10, 40])
+@pytest.mark.parametrize("n_rows", [1, 6, 200])
+def test_the_slopes_of_cross_entropy_are_those_that_autograd_finds(n_classes, n_rows):
+    rng = _rng()
+    logits = 5 * torch.randn(n_rows, n_classes, generator=rng, dtype=torch.float64)
+    labels = torch.randint(0, n_classes, (n_rows,), generator=rng)
+    weights = torch.rand(n_rows, generator=rng, dtype=torch.float64)
+    for task in (Classification(n_classes), NextToken(n_classes, 2)):
+        expected = Task.slopes(task, logits, labels, weights)
+        found = task.slopes(logits.clone(), labels, weights)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+        assert found.shape == logits.shape

@@ -1,0 +1,114 @@
+"""Copies of one module, evaluated and differentiated together: what the stacked executor trains."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from fedkd.training.packing import Packing
+from fedkd.training.steps import scaled
+
+
+class Network(ABC):
+    """Many copies of a module, evaluated and differentiated together."""
+
+    @abstractmethod
+    def logits(self, values: Tensor, inputs: Tensor) -> Tensor:
+        """Return logits ``[clients, n, *positions, classes]`` of inputs ``[clients, n, ...]``.
+
+        ``values`` are the parameters, ``[clients, size]``.
+        """
+
+    @abstractmethod
+    def backward(self, slopes: Tensor, into: Tensor, *, keep: float, scale: float) -> None:
+        """Make ``into``, ``[clients, size]``, ``keep`` times itself plus ``scale`` gradients.
+
+        ``slopes`` are the gradient of the newest logits. ``into`` may be the parameters that gave
+        them; with ``keep=0`` it may hold anything.
+        """
+
+
+class Mapped(Network):
+    """Any module, by ``torch.func.vmap``."""
+
+    def __init__(self, packing: Packing, module: nn.Module) -> None:
+        self._packing = packing
+        self._module = copy.deepcopy(module).train()
+
+    def logits(self, values: Tensor, inputs: Tensor) -> Tensor:
+        """Map the module over clients."""
+        parts = {p.name: p.of(values).contiguous() for p in self._packing.parts}
+        self._held = {name: part.detach().requires_grad_() for name, part in parts.items()}
+
+        def one(parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
+            return functional_call(self._module, parameters, (scaled(inputs),))
+
+        with torch.enable_grad():
+            self._logits: Tensor = vmap(one)(self._held, inputs)
+        return self._logits.detach()
+
+    def backward(self, slopes: Tensor, into: Tensor, *, keep: float, scale: float) -> None:
+        """Let autograd go through the mapped module."""
+        found = torch.autograd.grad(self._logits, list(self._held.values()), slopes)
+        for part, gradient in zip(self._packing.parts, found, strict=True):
+            _blend(part.of(into), gradient, keep=keep, scale=scale)
+
+
+class TwoLayers(Network):
+    """Flatten, linear, ReLU, linear: batched matrix products, differentiated by hand."""
+
+    def __init__(self, packing: Packing) -> None:
+        self._parts = packing.parts
+
+    @staticmethod
+    def fits(module: nn.Module) -> bool:
+        """Return whether the module is of this form."""
+        if not isinstance(module, nn.Sequential):
+            return False
+        kinds = [type(layer) for layer in module]
+        return kinds == [nn.Flatten, nn.Linear, nn.ReLU, nn.Linear] and len(
+            list(module.parameters())
+        ) == len(("first", "its bias", "second", "its bias"))
+
+    def logits(self, values: Tensor, inputs: Tensor) -> Tensor:
+        """Multiply, keep what the way back needs."""
+        first, first_bias, second, second_bias = (part.of(values) for part in self._parts)
+        self._inputs = scaled(inputs.flatten(2))
+        wide = torch.baddbmm(first_bias[:, None], self._inputs, first.transpose(1, 2))
+        self._hidden, self._second = wide.relu_(), second
+        return torch.baddbmm(second_bias[:, None], self._hidden, second.transpose(1, 2))
+
+    def backward(self, slopes: Tensor, into: Tensor, *, keep: float, scale: float) -> None:
+        """Multiply back; hidden units that were zero pass nothing."""
+        first, first_bias, second, second_bias = (part.of(into) for part in self._parts)
+        hidden = torch.bmm(slopes, self._second)
+        hidden = torch.ops.aten.threshold_backward(hidden, self._hidden, 0)
+        _product(slopes.transpose(1, 2), self._hidden, out=second, keep=keep, scale=scale)
+        _blend(second_bias, slopes.sum(dim=1), keep=keep, scale=scale)
+        _product(hidden.transpose(1, 2), self._inputs, out=first, keep=keep, scale=scale)
+        _blend(first_bias, hidden.sum(dim=1), keep=keep, scale=scale)
+
+
+def _product(left: Tensor, right: Tensor, *, out: Tensor, keep: float, scale: float) -> None:
+    """Blend ``left @ right`` in where clients lie apart; torch does small ones faster together."""
+    if out[0].numel() < _SMALL:
+        _blend(out, torch.bmm(left, right), keep=keep, scale=scale)
+    else:
+        out.baddbmm_(left, right, beta=keep, alpha=scale)
+
+
+def _blend(out: Tensor, more: Tensor, *, keep: float, scale: float) -> None:
+    if keep == 0:
+        torch.mul(more, scale, out=out)
+    elif keep == 1:
+        out.add_(more, alpha=scale)
+    else:
+        out.mul_(keep).add_(more, alpha=scale)
+
+
+_SMALL = 16_384
+"""Numbers of a client's matrix below which a call for each client costs more than a copy."""
