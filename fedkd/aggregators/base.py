@@ -22,7 +22,7 @@ class Lane:
 
     Attributes:
         scores: float32 ``[proxy, classes]``.
-        keepers: int64 ``[proxy]``.
+        keepers: float32 ``[proxy]``, the sum of the ones.
         uploads: how many there are.
     """
 
@@ -36,12 +36,13 @@ class Sums:
     """Running sums over uploads, dense over the proxy set.
 
     Attributes:
-        scores: float64 ``[proxy, classes]``, weighted sum of scores.
+        scores: float64 ``[proxy, classes]``, weighted sum of scores; ``[0, classes]`` as long as
+            nothing was added but to the lane.
         mass: float64 ``[proxy]``, sum of weights.
         keepers: int64 ``[proxy]``, number of uploads that hold the row.
         row_temperatures: float64 ``[proxy]``, weighted sum of told temperatures, or None.
-        lane: what was added last and is in none of the above yet, or None; nobody reads sums
-            before ``streaming.settled`` has moved it.
+        lane: what was added last and is in none of the above yet, or None; nobody but the module
+            ``streaming`` reads sums before its ``settled`` has moved it.
     """
 
     scores: Tensor

@@ -8,23 +8,20 @@ from typing import ClassVar
 import torch
 
 from fedkd.aggregators.base import Aggregator, Sums, aggregators
-from fedkd.aggregators.streaming import add, fold, settled, weighted_sums
+from fedkd.aggregators.streaming import add, fold, kept, quotients, weighted_sums
 from fedkd.types import Consensus, Knowledge
 
 
 def mean_of(state: Sums) -> Consensus:
     """Return the weighted mean of every row with a keeper; the other rows are absent."""
-    state = settled(state)
-    rows = torch.nonzero(state.keepers > 0).flatten()
-    sums = state.scores if len(rows) == len(state.scores) else state.scores[rows]
-    scores = sums / state.mass[rows, None]
-    told = state.row_temperatures
+    keepers, told = kept(state), state.row_temperatures
+    rows = torch.nonzero(keepers > 0).flatten()
     return Consensus(
         rows=rows,
-        scores=scores.float(),
+        scores=quotients(state, rows),
         space=state.space,
         temperature=state.temperature,
-        keepers=state.keepers[rows],
+        keepers=keepers[rows],
         row_temperatures=None if told is None else (told[rows] / state.mass[rows]).float(),
     )
 

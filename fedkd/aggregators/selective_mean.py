@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from fedkd.aggregators.base import Aggregator, Sums, aggregators
 from fedkd.aggregators.mean import mean_of
-from fedkd.aggregators.streaming import add, fold, weighted_sums
+from fedkd.aggregators.streaming import add, fold, kept, weighted_sums
 from fedkd.errors import ConfigError
 from fedkd.types import Consensus, Knowledge, Space
 
@@ -63,7 +63,7 @@ class SelectiveMean(Aggregator):
             scores=mean.scores[clear],
             space=mean.space,
             temperature=mean.temperature,
-            keepers=state.keepers[rows],
+            keepers=kept(state)[rows],
             row_temperatures=None if told is None else told[clear],
         )
 

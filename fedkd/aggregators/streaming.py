@@ -2,7 +2,8 @@
 
 Everything is added in place and in the order of the calls, in float64; scores are read in the type
 they travelled in. Only rows of many classes are first added up in float32, some uploads at a time,
-since nearly half of the time would go into widening them.
+since nearly half of the time would go into widening them. A mean of so few uploads that they all
+fit into that lane needs no float64 table.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from fedkd.types import Knowledge, Space
 
 WIDE = 64
 """From this many classes on, rows pass through a float32 lane on the CPU."""
-LANE = 128
+LANE = 256
 """Uploads in a lane before it is emptied into the float64 sums. A sum of that many is off by at
-most 127 half units in the last place of float32 (a few in practice), and no sum by more, however
+most 255 half units in the last place of float32 (a few in practice), and no sum by more, however
 many uploads there are."""
+NARROW = (torch.float32, torch.float16, torch.bfloat16)
+"""What a lane takes."""
 WORTHWHILE = 8
 """Emptying a lane touches every row: an upload of fewer than one row in this many goes past it."""
 SLIM = 16
@@ -37,7 +40,7 @@ Facts = dict[str, str | float]
 
 def weighted_sums(upload: Knowledge, *, n_rows: int) -> Sums:
     """Spread one upload over the whole proxy set, in float64."""
-    return _folded(_nothing(upload, n_rows=n_rows), upload, lane=False)
+    return settled(_folded(_nothing(upload, n_rows=n_rows), upload, lane=False))
 
 
 def fold(state: Sums | None, upload: Knowledge, *, n_rows: int) -> Sums:
@@ -56,17 +59,40 @@ def fold(state: Sums | None, upload: Knowledge, *, n_rows: int) -> Sums:
 
 
 def settled(state: Sums) -> Sums:
-    """Return the sums with nothing left in the lane; in place, and any number of times."""
-    lane = state.lane
+    """Return the sums, all of them in the float64 table; in place, and any number of times."""
+    table, lane = _table(state), state.lane
     if lane is None or lane.uploads == 0:
         return state
-    _add_all(state.scores, lane.scores)
+    _add_all(table, lane.scores)
     state.mass.add_(lane.keepers)
-    state.keepers.add_(lane.keepers)
+    state.keepers.add_(lane.keepers.long())
     lane.scores.zero_()
     lane.keepers.zero_()
     lane.uploads = 0
     return state
+
+
+def quotients(state: Sums, rows: Tensor) -> Tensor:
+    """Return the sums of some rows over their masses, float32 ``[len(rows), classes]``.
+
+    Divided in float64 block by block: the bits are those of :func:`settled` sums that are divided
+    at once, without another table of their size.
+    """
+    if state.lane is not None and not len(state.scores):
+        sums, mass = state.lane.scores, state.lane.keepers
+    else:
+        settled(state)
+        sums, mass = state.scores, state.mass
+    found = torch.empty(len(rows), sums.shape[1], device=sums.device)
+    size = max(1, len(rows) if sums.is_cuda else BLOCK // sums.shape[1])
+    for part, some in zip(found.split(size), rows.split(size), strict=True):
+        part.copy_(sums.index_select(0, some).double().div_(mass[some, None]))
+    return found
+
+
+def kept(state: Sums) -> Tensor:
+    """Return how many uploads hold each row, int64 ``[proxy]``."""
+    return state.keepers if state.lane is None else state.keepers + state.lane.keepers.long()
 
 
 def add(left: Sums, right: Sums) -> Sums:
@@ -110,7 +136,7 @@ def _nothing(upload: Knowledge, *, n_rows: int) -> Sums:
     scores = upload.scores
     mass = torch.zeros(n_rows, dtype=torch.float64, device=scores.device)
     return Sums(
-        scores=mass.new_zeros(n_rows, scores.shape[1]),
+        scores=mass.new_zeros(0, scores.shape[1]),
         mass=mass,
         keepers=torch.zeros(n_rows, dtype=torch.int64, device=scores.device),
         space=upload.space,
@@ -119,13 +145,21 @@ def _nothing(upload: Knowledge, *, n_rows: int) -> Sums:
     )
 
 
+def _table(state: Sums) -> Tensor:
+    """Return the float64 scores, which take memory from now on."""
+    shape = (state.mass.numel(), state.scores.shape[1])
+    if state.scores.shape != shape:
+        state.scores.resize_(shape).zero_()
+    return state.scores
+
+
 def _folded(state: Sums, upload: Knowledge, *, lane: bool) -> Sums:
-    rows, told, n_rows = upload.rows, upload.row_temperatures, len(state.mass)
-    if not len(rows):
+    rows, told = upload.rows, upload.row_temperatures
+    if not rows.numel():
         return state
     # On a GPU the product costs less than waiting to hear whether it is needed.
     hard = not rows.is_cuda and _all_ones(upload.weights)
-    if hard and lane and told is None and _passes_lane(upload, n_rows=n_rows):
+    if hard and lane and told is None and _passes_lane(upload.scores, n_rows=state.mass.numel()):
         return _through_lane(state, upload)
     weights = upload.weights.double()
     state.mass.scatter_add_(0, rows, weights)
@@ -133,7 +167,7 @@ def _folded(state: Sums, upload: Knowledge, *, lane: bool) -> Sums:
     if told is not None and state.row_temperatures is not None:
         state.row_temperatures.scatter_add_(0, rows, told.double() * weights)
     scores = upload.scores if hard else upload.scores.double() * weights[:, None]
-    _add_rows(state.scores, rows, scores)
+    _add_rows(_table(state), rows, scores)
     return state
 
 
@@ -142,35 +176,36 @@ def _all_ones(weights: Tensor) -> bool:
     return float(least) == 1 == float(most)
 
 
-def _passes_lane(upload: Knowledge, *, n_rows: int) -> bool:
-    narrow = upload.scores.dtype in (torch.float32, torch.float16, torch.bfloat16)
-    wide = upload.scores.shape[1] >= WIDE
-    return narrow and wide and len(upload) * WORTHWHILE >= n_rows
+def _passes_lane(scores: Tensor, *, n_rows: int) -> bool:
+    held, n_classes = scores.shape
+    return n_classes >= WIDE and held * WORTHWHILE >= n_rows and scores.dtype in NARROW
 
 
 def _through_lane(state: Sums, upload: Knowledge) -> Sums:
+    rows = upload.rows
     if state.lane is None:
-        scores = torch.zeros_like(state.scores, dtype=torch.float32)
-        state = replace(state, lane=Lane(scores=scores, keepers=torch.zeros_like(state.keepers)))
+        keepers = torch.zeros_like(state.mass, dtype=torch.float32)
+        scores = keepers.new_zeros(keepers.numel(), upload.scores.shape[1])
+        state = replace(state, lane=Lane(scores=scores, keepers=keepers))
     elif state.lane.uploads == LANE:
         settled(state)
     lane = cast("Lane", state.lane)
-    lane.keepers.scatter_add_(0, upload.rows, torch.ones_like(upload.rows))
-    _add_rows(lane.scores, upload.rows, upload.scores)
+    lane.keepers.scatter_add_(0, rows, upload.weights.float())
+    _add_rows(lane.scores, rows, upload.scores)
     lane.uploads += 1
     return state
 
 
 def _add_rows(sums: Tensor, rows: Tensor, values: Tensor) -> None:
     """Add ``values`` to some rows of ``sums``, each of which is named once, ascending."""
-    n_rows, n_classes = sums.shape
-    if len(rows) == n_rows:
+    (n_rows, n_classes), held = sums.shape, rows.numel()
+    if held == n_rows:
         _add_all(sums, values)
-    elif n_classes <= SLIM and len(rows) >= CROWDED * n_rows:
-        table = values.new_zeros(len(rows) + 1, n_classes, dtype=sums.dtype)
+    elif n_classes <= SLIM and held >= CROWDED * n_rows:
+        table = values.new_zeros(held + 1, n_classes, dtype=sums.dtype)
         table[:-1] = values
-        place = torch.full((n_rows,), len(rows), device=rows.device)
-        place[rows] = torch.arange(len(rows), device=rows.device)
+        place = torch.full((n_rows,), held, device=rows.device)
+        place[rows] = torch.arange(held, device=rows.device)
         sums.add_(table.index_select(0, place))
     else:
         sums.index_add_(0, rows, values.to(sums.dtype))

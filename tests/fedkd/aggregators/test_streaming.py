@@ -229,9 +229,27 @@ def test_sums_cross_as_tensors_to_the_bit(told):
         assert torch.equal(back.row_temperatures, state.row_temperatures)
 
 
+@pytest.mark.parametrize("n", [3, LANE + 3])
+@pytest.mark.parametrize("past", [False, True])
+def test_a_mean_out_of_the_lane_has_the_bits_of_settled_sums(n, past):
+    uploads = [_upload(40, 0.5, WIDE, seed=seed) for seed in range(n)]
+    if past:
+        uploads.insert(1, _upload(40, 0.5, WIDE, seed=n, soft=True))
+    state = None
+    for upload in uploads:
+        state = fold(state, upload, n_rows=40)
+    found = Mean().finish(state, rng=torch.Generator())
+    sums = settled(state)
+    rows = torch.nonzero(sums.keepers > 0).flatten()
+    assert torch.equal(found.rows, rows)
+    assert torch.equal(found.keepers, sums.keepers[rows])
+    assert torch.equal(found.scores, (sums.scores[rows] / sums.mass[rows, None]).float())
+
+
 def test_memory_does_not_grow_with_the_uploads():
     state, seen = None, set()
     for seed in range(2 * LANE):
         state = fold(state, _upload(100, 0.5, WIDE, seed=seed), n_rows=100)
         seen.add((state.scores.data_ptr(), state.lane.scores.data_ptr()))
-    assert len(seen) == 1
+    assert len(seen) == 2  # before and after the first lane is emptied
+    assert state.scores.shape == state.lane.scores.shape
