@@ -4,7 +4,8 @@
 
 One thread. ``sent`` is the size of the uploads' scores; its time is compared with that of torch
 reading as many bytes once (``sum``), in the same interleaved run. The naive side is the plain loop
-over a row's keepers.
+over a row's keepers. The process keeps memory that it freed, as those that train clients do
+(``fedkd/heap.py``): else all sides' time depends on what it happened to free before.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 from bench import harness
 from bench.harness import Seconds, Table, figure, pair
 from fedkd.aggregators.base import Aggregator, aggregators
+from fedkd.heap import keep_freed_memory
 from fedkd.types import Consensus, Knowledge, Space
 
 POOL = 64
@@ -102,6 +104,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=harness.RESULTS)
     read = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     shape = {"rows": read.rows, "classes": read.classes, "keep": read.keep}
     sent = uploads(read.clients, **shape)
     sent_bytes = sum(upload.scores.nbytes for upload in sent)

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from fedkd.heap import keep_freed_memory
 from fedkd.tasks import as_rows
 from fedkd.training.executors.base import Executor, borrowing, draws, has_buffers, update
 from fedkd.training.jobs import Job, Step
@@ -30,6 +31,7 @@ class Lean(Executor):
 
     def train(self, rows: Tensor, jobs: Sequence[Job], *, packing: Packing) -> None:
         """Point one module at each row in turn."""
+        keep_freed_memory()
         gradients = torch.empty_like(packing.values(rows[:1]))
         parts = [part.of(gradients[0]) for part in packing.parts]
         with packing.spare() as module:
