@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
+import numpy as np
 import torch
 from annotated_types import Ge
 from torch import Tensor
@@ -12,6 +13,9 @@ from torch import Tensor
 from fedkd.features.base import Features, Transform, features
 from fedkd.features.raw import flat, standardisation
 from fedkd.threads import one_thread
+
+SPARE, STEPS = 10, 8
+"""Directions that are tracked beyond the wanted ones, and passes over the rows and back."""
 
 
 @features.register("pca")
@@ -44,15 +48,19 @@ class PCA(Features):
 
 
 def _directions(rows: Tensor, n_components: int) -> Tensor:
-    """Return orthonormal ``[components, columns]``; the solver's draws are fixed."""
-    n_components = min(n_components, *rows.shape)
-    if not rows.any():  # equal rows vary in no direction, so any will do
-        return torch.eye(n_components, rows.shape[1])
-    # Seconds to import, so only when fitting; scikit-learn has no types.
-    from sklearn.decomposition import PCA as Solver  # pyright: ignore[reportMissingTypeStubs]
+    """Return orthonormal ``[components, columns]`` by randomized subspace iteration.
 
-    build: Any = Solver
-    solver = build(n_components, random_state=0)
+    Algorithm 4.4 of Halko et al. 2011, https://arxiv.org/abs/0909.4061; its draws are fixed.
+    """
+    matrix = rows.cpu().numpy()
+    n_components = min(n_components, *matrix.shape)
+    width = min(n_components + SPARE, *matrix.shape)
+    start = np.random.default_rng(0).standard_normal((matrix.shape[1], width), dtype=np.float32)
     with one_thread():
-        solver.fit(rows.cpu().numpy())
-    return torch.as_tensor(solver.components_, dtype=torch.float32)
+        basis = np.linalg.qr(start).Q
+        for _ in range(STEPS):
+            answers = np.linalg.qr(matrix @ basis).Q
+            basis = np.linalg.qr(matrix.T @ answers).Q
+        turns = np.linalg.svd(matrix @ basis, full_matrices=False).Vh
+        directions = turns[:n_components] @ basis.T
+    return torch.from_numpy(directions)

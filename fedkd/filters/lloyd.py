@@ -171,15 +171,12 @@ def _draws(given: Sequence[Points], *, device: torch.device) -> tuple[Tensor, Te
 
     Fewer trials than others have are filled up with the first, which changes no choice.
     """
-    # Seconds to import, so only when fitting; scikit-learn has no types.
-    from sklearn.utils import check_random_state  # pyright: ignore
-
     most = max(points.n_clusters for points in given)
     draws = np.zeros((len(given), most - 1, _trials(most)))
     first: list[int] = []
     for place, points in zip(draws, given, strict=True):
         n, k, trials = len(points.rows), points.n_clusters, _trials(points.n_clusters)
-        stream = check_random_state(points.seed).random_sample(1 + (k - 1) * trials)
+        stream = np.random.RandomState(points.seed).random_sample(1 + (k - 1) * trials)
         first.append(min(int(stream[0] * n), n - 1))
         mine = stream[1:].reshape(k - 1, trials)
         place[: k - 1, :trials], place[: k - 1, trials:] = mine, mine[:, :1]

@@ -44,6 +44,24 @@ def test_pca_keeps_the_directions_of_largest_variance_in_order_and_unwhitened():
     assert float(torch.corrcoef(torch.stack([features[:, 0], proxy[:, 1]]))[0, 1].abs()) > 0.99
 
 
+@pytest.mark.parametrize("shape", [(900, 700), (150, 700), (700, 150), (80, 60)])
+def test_pca_keeps_as_much_variance_as_any_projection_could(shape):
+    # Reference: the singular value decomposition; deviations fall like those of images.
+    rng = np.random.default_rng(0)
+    deviations = np.arange(1, shape[1] + 1) ** -0.8
+    mixed = np.linalg.qr(rng.standard_normal((shape[1], shape[1])))[0]
+    rows = (rng.standard_normal(shape) * deviations) @ mixed
+    proxy = torch.from_numpy(rows).float()
+    features = PCA(components=30).fit(proxy)(proxy).double()
+    centered = rows - rows.mean(axis=0)
+    scale = np.sqrt(np.mean(centered**2))
+    most = np.sum(np.linalg.svd(centered / scale, compute_uv=False)[:30] ** 2)
+    assert float(features.square().sum()) == pytest.approx(most, rel=2e-4)
+    between = features.T @ features
+    off = between - torch.diag(between.diagonal())
+    assert float(off.abs().max()) < 1e-4 * float(between.diagonal().max())
+
+
 @pytest.mark.parametrize(("n", "expected"), [(1, 1), (8, 8), (200, 20)])
 def test_components_are_capped_by_rows_and_columns(n, expected):
     features = PCA().fit(_images(n))(_images(3, seed=1))
