@@ -16,6 +16,7 @@ from fedkd.training.executors.base import draws
 from fedkd.training.executors.choice import Choice, choose
 from fedkd.training.packing import Packing
 from fedkd.types import Update
+from fedkd_clients.store import ClientState
 
 
 class Architectures:
@@ -98,27 +99,27 @@ class Architectures:
         packing.attach(self._desks[name], row)
         return self._desks[name]
 
-    def load(self, client: int, rows: Sequence[Tensor], update: Update) -> None:
-        """Overwrite the parameters in rows of the client's architecture, and nothing else there."""
+    def load(self, client: int, states: Sequence[ClientState], update: Update) -> None:
+        """Overwrite the parameters of clients of this one's architecture, and nothing else."""
         packing, sent = self.packing(client), update.arrays
         if isinstance(sent, FlatArrays) and sent.layout == packing.layout:
             vector = sent.vector.to(self._device)
-            for row in rows:
-                packing.values(row).copy_(vector)
+            for state in states:
+                state.values.copy_(vector)
             return
-        for row in rows:
-            module = self.desk(client, row)
+        for state in states:
+            module = self.desk(client, state.row)
             module.load_state_dict(sent)
-            packing.keep_buffers(row, module)
+            packing.keep_buffers(state.row, module)
 
-    def copies(self, client: int, rows: Sequence[Tensor]) -> list[Mapping[str, Tensor]]:
-        """Return copies of the parameters in rows of the client's architecture.
+    def copies(self, client: int, states: Sequence[ClientState]) -> list[Mapping[str, Tensor]]:
+        """Return copies of the parameters of clients of this one's architecture.
 
         They are named as torch names them, and flat where the packing has a layout.
         """
         packing = self.packing(client)
         if packing.layout is None:
-            named = (self.desk(client, row).state_dict() for row in rows)
+            named = (self.desk(client, state.row).state_dict() for state in states)
             return [{name: value.clone() for name, value in one.items()} for one in named]
-        vectors = torch.stack([packing.values(row) for row in rows])
+        vectors = torch.stack([state.values for state in states])
         return [FlatArrays(vector, packing.layout) for vector in vectors.unbind()]

@@ -44,7 +44,7 @@ class Bank:
         else:
             self._file.truncate(size)
             self._memory = mmap.mmap(self._file.fileno(), size)
-        self._known = torch.zeros(len(widths), dtype=torch.bool).share_memory_()
+        self._known = mmap.mmap(-1, max(1, len(widths)))  # a byte a client
 
     def row(self, client: int, *, width: int, device: torch.device) -> Tensor:
         """Return the client's part of the shared memory."""
@@ -65,7 +65,7 @@ class Bank:
 
     def put(self, client: int, state: ClientState) -> None:
         """Note that the row is filled; let go of its pages where there are too many."""
-        self._known[client] = True
+        self._known[client] = 1
         self._rests(client, state)
         state.rest()
 

@@ -82,7 +82,7 @@ class FleetLearner:
         if client not in self._live:
             packing = self._models.packing(client)
             row = self._store.row(client, width=packing.width, device=self._device)
-            state = ClientState(row=row)
+            state = ClientState(row=row, size=packing.size)
             if self._store.holds(client):
                 self._store.get(client, state)
             else:
@@ -116,7 +116,8 @@ class FleetLearner:
         twin.private, twin.streams = self.private, self.streams
         for client in clients:
             original = self.state(client)
-            twin._live[client] = ClientState(row=original.row.clone(), proxy=original.proxy)
+            row, size = original.row.clone(), original.size
+            twin._live[client] = ClientState(row=row, size=size, proxy=original.proxy)
         return twin
 
     def fit(
@@ -167,8 +168,7 @@ class FleetLearner:
         """Return copies, weighted by example counts; equally under DP-SGD, which pays for none."""
         private, found = self._scenario.privacy.dp_sgd, dict[int, Update]()
         for members in self._models.alike(clients):
-            rows = [self.state(client).row for client in members]
-            copies = self._models.copies(members[0], rows)
+            copies = self._models.copies(members[0], [self.state(c) for c in members])
             for client, arrays in zip(members, copies, strict=True):
                 weight = 1.0 if private else float(len(self.private(client).train))
                 found[client] = Update(arrays=arrays, weight=weight)
@@ -180,7 +180,7 @@ class FleetLearner:
             self.guard.together(members, lambda some: self._load(some, update))
 
     def _load(self, clients: Sequence[int], update: Update) -> None:
-        self._models.load(clients[0], [self.state(client).row for client in clients], update)
+        self._models.load(clients[0], [self.state(client) for client in clients], update)
 
     def closeness(self, client: int) -> Tensor:
         """Return float32 ``[proxy]`` in [0, 1], how close each row lies; reads private examples."""

@@ -35,6 +35,8 @@ class ClientState:
 
     Attributes:
         row: float32 ``[width]``, its model and optimiser (``training.packing``).
+        size: numbers of the row that are parameters.
+        values: a view of the row: its parameters.
         proxy: the proxy set it was sent, or None before that.
         weights: its filter's weights for that proxy set, once fitted.
         masking: its keys and held upload, where the server sees masked sums only.
@@ -46,6 +48,8 @@ class ClientState:
     """
 
     row: Tensor
+    size: int
+    values: Tensor = field(init=False, repr=False)
     proxy: ProxySet | None = None
     weights: Tensor | None = None
     masking: Masking = field(default_factory=Masking)
@@ -53,6 +57,10 @@ class ClientState:
     answer: Upload | None = None
     earlier: Knowledge | None = None
     rest: Callable[[], None] = field(default=_stay, repr=False)
+
+    def __post_init__(self) -> None:
+        """Make the view, which every round asks for."""
+        self.values = self.row[: self.size]
 
 
 class ClientStore(Protocol):

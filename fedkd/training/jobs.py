@@ -139,4 +139,8 @@ def train_round(
 def _joined(epochs: list[Tensor]) -> Tensor:
     if len(epochs) == 1:
         return epochs[0]
-    return torch.cat(epochs) if epochs else torch.zeros(0, dtype=torch.int64)
+    return torch.cat(epochs) if epochs else _NOTHING
+
+
+_NOTHING = torch.zeros(0, dtype=torch.int64)
+"""No positions; not to be changed."""

@@ -34,7 +34,7 @@ def groups_of(n_clients: int) -> range:
 
 def group_of(client: int, *, n_clients: int) -> int:
     """Return the group that a client belongs to, whoever else takes part."""
-    return client * len(groups_of(n_clients)) // n_clients
+    return client * min(GROUPS, n_clients) // n_clients
 
 
 def grouped(requests: Sequence[Request], *, n_clients: int) -> list[list[Request]]:

@@ -39,6 +39,7 @@ UNSIGNED = 2**63
 RECENT = 4096
 """Sizes that are remembered: messages of a round look alike."""
 
+_NOTHING_BESIDE = (None,) * 5
 Fact = int | float | str | bool | list[int]
 
 
@@ -62,6 +63,22 @@ def _of_request(request: Request) -> dict[str, int]:
 
 
 def _of_reply(reply: Reply) -> dict[str, int]:
+    upload = reply.upload
+    if isinstance(upload, Update) and isinstance(upload.arrays, FlatArrays):
+        beside = (reply.contribution, reply.key, reply.masked, reply.hello, reply.metrics or None)
+        if beside == _NOTHING_BESIDE and isinstance(upload.weight, float):
+            return dict(_of_flat_update(upload.arrays.layout, reply.client))
+    return _of_any_reply(reply)
+
+
+@lru_cache(maxsize=RECENT)
+def _of_flat_update(layout: Layout, client: int) -> dict[str, int]:
+    """Return the sizes of a reply with nothing but such an update; a float takes 8 bytes."""
+    arrays = FlatArrays(torch.empty(layout.size, device="meta"), layout)
+    return _of_any_reply(Reply(client=client, upload=Update(arrays=arrays)))
+
+
+def _of_any_reply(reply: Reply) -> dict[str, int]:
     header = reply_header(reply)
     arrays = _content(reply.upload, header) | _proxy(reply.contribution)
     facts: dict[str, Mapping[str, Fact]] = {CONTROL: header}

@@ -84,30 +84,22 @@ def update(rows: Tensor, gradients: Tensor, *, packing: Packing, recipe: Trainin
         return
     beta1, beta2, epsilon = _ADAM
     mean, square = moments
-    if len(rows) == 1:  # one pass over the row in place of nine
-        torch._fused_adam_(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-            [values[0]],
-            [gradients[0]],
-            [mean[0]],
-            [square[0]],
-            [],
-            [rows[0, -1]],
-            lr=rate,
-            beta1=beta1,
-            beta2=beta2,
-            weight_decay=0.0,
-            eps=epsilon,
-            amsgrad=False,
-            maximize=False,
-        )
-        return
-    mean.lerp_(gradients, 1 - beta1)
-    square.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
-    steps = rows[..., -1:].double()
-    shrunk = (1 - beta2**steps).sqrt().to(rows.dtype)
-    length = (rate / (1 - beta1**steps)).to(rows.dtype)
-    scale = square.sqrt().div_(shrunk).add_(epsilon)
-    values.sub_(torch.div(mean, scale, out=scale).mul_(length))
+    # One pass over each row in place of nine over all, and a row's bits whatever the others are.
+    torch._fused_adam_(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        list(values.unbind()),
+        list(gradients.unbind()),
+        list(mean.unbind()),
+        list(square.unbind()),
+        [],
+        list(rows[:, -1].unbind()),
+        lr=rate,
+        beta1=beta1,
+        beta2=beta2,
+        weight_decay=0.0,
+        eps=epsilon,
+        amsgrad=False,
+        maximize=False,
+    )
 
 
 _ADAM = (0.9, 0.999, 1e-8)

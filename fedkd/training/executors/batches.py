@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,32 +40,67 @@ class Side:
             apart: whether each client has examples of its own, one client's after the other's.
             like: has the device of the whole, and the type of the weights.
         """
-        facts = np.array([(r.n, r.first, r.steps, len(r.order)) for r in readings])
-        n, first, steps, length = (column[None] for column in facts.T)
-        if not steps.any():
+        facts = tuple((reading.n, reading.first, reading.steps) for reading in readings)
+        if not any(steps for _, _, steps in facts):
             return None
-        size = readings[0].size
-        step = np.arange((first + steps).max())[:, None] - first
-        epoch, batch = np.divmod(step, np.maximum(1, -(-n // size)))
-        count = np.clip(n - batch * size, 0, size) * ((step >= 0) & (step < steps))
-        start = np.where(count > 0, length.cumsum() - length + epoch * n + batch * size, 0)
-        column = np.arange(count.max())
-        there = column < count[..., None]
+        grid = _grid(facts, readings[0].size, like.device, like.dtype)
         positions = torch.cat([reading.order for reading in readings])
         if apart:
-            positions += torch.from_numpy(np.repeat(n.cumsum() - n[0], length[0]))
-        at = torch.from_numpy(np.where(there, start[..., None] + column, 0))
-        parts = (positions[at], there, there / np.maximum(1, count)[..., None])
-        index, there, weights = (torch.as_tensor(part).to(like.device) for part in parts)
-        return Side(index=index, read=index, there=there, weights=weights.to(like.dtype))
+            positions += grid.before
+        index = positions[grid.at].to(like.device)
+        return Side(index=index, read=index, there=grid.there, weights=grid.weights)
 
     def at(self, step: int, n_active: int) -> Side | None:
         """Return what the first ``n_active`` clients read in a step, ``[n_active, batch]``."""
         if step >= len(self.index):
             return None
-        parts = (self.index, self.read, self.there, self.weights)
-        index, read, there, weights = (part[step, :n_active] for part in parts)
+        parts = (self.index[step], self.read[step], self.there[step], self.weights[step])
+        if n_active < len(parts[0]):
+            parts = tuple(part[:n_active] for part in parts)
+        index, read, there, weights = parts
         return Side(index=index, read=read, there=there, weights=weights)
+
+
+class _Grid(NamedTuple):
+    """Where the batches of clients lie in their orders, laid one after the other.
+
+    Attributes:
+        at: int64 ``[steps, clients, batch]``, in all orders together; any for padding.
+        before: for each position in all orders, how many examples the clients before its own have.
+        there: bool, what is no padding.
+        weights: a client's mean over what is there.
+    """
+
+    at: Tensor
+    before: Tensor
+    there: Tensor
+    weights: Tensor
+
+
+@lru_cache(maxsize=32)
+def _grid(
+    facts: tuple[tuple[int, int, int], ...], size: int, device: torch.device, dtype: torch.dtype
+) -> _Grid:
+    """Lay batches of ``size`` out, the same in every round: not to be changed.
+
+    ``facts`` are each client's number of examples, first step and number of steps.
+    """
+    n, first, steps = np.array(facts).T
+    each = np.maximum(1, -(-n // size))
+    length = -(-steps // each) * n
+    step = np.arange((first + steps).max())[:, None] - first
+    epoch, batch = np.divmod(step, each)
+    count = np.clip(n - batch * size, 0, size) * ((step >= 0) & (step < steps))
+    start = np.where(count > 0, length.cumsum() - length + epoch * n + batch * size, 0)
+    column = np.arange(count.max())
+    there = column < count[..., None]
+    weights = torch.from_numpy(there / np.maximum(1, count)[..., None])
+    return _Grid(
+        at=torch.from_numpy(np.where(there, start[..., None] + column, 0)),
+        before=torch.from_numpy(np.repeat(n.cumsum() - n, length)),
+        there=torch.from_numpy(there).to(device),
+        weights=weights.to(device, dtype),
+    )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -96,17 +133,18 @@ class Batches:
         own = Side.of([plan[0] for plan in plans], apart=True, like=like)
         shared = Side.of([plan[1] for plan in plans], apart=False, like=like)
         if own is not None and shared is not None:
-            n_both = min(len(own.there), len(shared.there))
+            weights, n_both = own.weights.clone(), min(len(own.there), len(shared.there))
             beside = shared.there[:n_both].any(dim=2, keepdim=True)
-            own.weights[:n_both].mul_(torch.where(beside, jobs[0].recipe.ce_weight, 1.0))
-        ends = np.array([max(reading.end for reading in plan) for plan in plans])
+            weights[:n_both].mul_(torch.where(beside, jobs[0].recipe.ce_weight, 1.0))
+            own = replace(own, weights=weights)
+        ends = [max(own.end, shared.end) for own, shared in plans]
         inputs, rows = jobs[0].private.pool, [job.private.rows for job in jobs]
         if inputs is None or any(job.private.pool is not inputs for job in jobs):
             inputs = torch.cat([job.private.inputs for job in jobs])
         elif own is not None:
             own = replace(own, read=torch.cat([r for r in rows if r is not None])[own.index])
         return Batches(
-            active=[int((ends > n).sum()) for n in range(ends[0])],
+            active=[sum(end > step for end in ends) for step in range(ends[0])],
             own=own,
             inputs=inputs,
             labels=torch.cat([job.private.labels for job in jobs]),

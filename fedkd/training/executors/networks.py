@@ -63,6 +63,7 @@ class TwoLayers(Network):
 
     def __init__(self, packing: Packing) -> None:
         self._parts = packing.parts
+        self._newest: tuple[Tensor, list[Tensor]] | None = None
 
     @staticmethod
     def fits(module: nn.Module) -> bool:
@@ -76,7 +77,7 @@ class TwoLayers(Network):
 
     def logits(self, values: Tensor, inputs: Tensor) -> Tensor:
         """Multiply, keep what the way back needs."""
-        first, first_bias, second, second_bias = (part.of(values) for part in self._parts)
+        first, first_bias, second, second_bias = self._views(values)
         self._inputs = scaled(inputs.flatten(2))
         wide = torch.baddbmm(first_bias[:, None], self._inputs, first.transpose(1, 2))
         self._hidden, self._second = wide.relu_(), second
@@ -84,13 +85,19 @@ class TwoLayers(Network):
 
     def backward(self, slopes: Tensor, into: Tensor, *, keep: float, scale: float) -> None:
         """Multiply back; hidden units that were zero pass nothing."""
-        first, first_bias, second, second_bias = (part.of(into) for part in self._parts)
+        first, first_bias, second, second_bias = self._views(into)
         hidden = torch.bmm(slopes, self._second)
-        hidden = torch.ops.aten.threshold_backward(hidden, self._hidden, 0)
+        hidden = torch.ops.aten.threshold_backward.default(hidden, self._hidden, 0)
         _product(slopes.transpose(1, 2), self._hidden, out=second, keep=keep, scale=scale)
         _blend(second_bias, slopes.sum(dim=1), keep=keep, scale=scale)
         _product(hidden.transpose(1, 2), self._inputs, out=first, keep=keep, scale=scale)
         _blend(first_bias, hidden.sum(dim=1), keep=keep, scale=scale)
+
+    def _views(self, vectors: Tensor) -> list[Tensor]:
+        """Return the matrices and biases in vectors; of those asked for last, made once."""
+        if self._newest is None or self._newest[0] is not vectors:
+            self._newest = (vectors, [part.of(vectors) for part in self._parts])
+        return self._newest[1]
 
 
 def _product(left: Tensor, right: Tensor, *, out: Tensor, keep: float, scale: float) -> None:

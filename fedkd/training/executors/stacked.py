@@ -60,16 +60,17 @@ def _carry_out(
     gradients = torch.empty(0)
     if recipe.optimizer is not OptimizerName.SGD:
         gradients = rows.new_empty(len(rows), packing.size)
+    live, values, moments = rows, packing.values(rows), packing.moments(rows)
     for step, n_active in enumerate(batches.active):
-        live = rows[:n_active]
+        if n_active < len(live):
+            live = rows[:n_active]
+            values, moments = packing.values(live), packing.moments(live)
         parts = _Parts(batches, step, n_active)
-        values = packing.values(live)
         slopes = parts.slopes(network.logits(values, parts.inputs), job)
         if recipe.optimizer is not OptimizerName.SGD:
             network.backward(slopes, gradients[:n_active], keep=0, scale=1)
             update(live, gradients[:n_active], packing=packing, recipe=recipe)
             continue
-        moments = packing.moments(live)
         if moments:
             network.backward(slopes, moments[0], keep=recipe.momentum, scale=1)
             values.add_(moments[0], alpha=-recipe.learning_rate)
