@@ -44,6 +44,7 @@ class Registry(Generic[T]):
     def __init__(self, family: str, base: type[T], *, package: str) -> None:
         self.family, self.base, self.package = family, base, package
         self._classes: dict[str, type[T]] = {}
+        self._walked = False
         _FAMILIES[base] = self
 
     def register(self, name: str) -> Callable[[C], C]:
@@ -61,9 +62,11 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """Return every registered name, sorted."""
-        package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{self.package}.{module.name}")
+        if not self._walked:
+            package = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self.package}.{module.name}")
+            self._walked = True
         return sorted(self._classes)
 
     def get(self, name: str, *, path: str = "") -> type[T]:

@@ -10,14 +10,12 @@ from typing import TypeVar
 
 import torch
 
-from fedkd.data.federation import load
 from fedkd.faults.absence import turn_up
 from fedkd.methods.base import MessageKind
 from fedkd.privacy.ledger import Ledger, Release
 from fedkd.privacy.releases import given_in_clear, releases
 from fedkd.scenario import Scenario
 from fedkd.steps import reached
-from fedkd.training.steps import Examples
 from fedkd.transport.codes import as_sent
 from fedkd.transport.hello import agree, greeting
 from fedkd.transport.messages import Action, Hello, Reply, Request
@@ -25,6 +23,7 @@ from fedkd.types import Broadcast, Knowledge, ProxySet, Upload
 from fedkd_clients import snapshots
 from fedkd_clients.learner import FleetLearner
 from fedkd_clients.leaving import protected
+from fedkd_clients.measuring import TWINS, Measuring
 from fedkd_clients.private_data import contribution
 from fedkd_clients.spending import Spending
 from fedkd_clients.store import ClientStore
@@ -65,6 +64,7 @@ class Fleet:
         self._spending = Spending(scenario, None) if spending is None else spending
         self._learner = FleetLearner(scenario, store, device=device, own=own)
         self._sums = MaskedAnswers(scenario, self._learner)
+        self._measuring = Measuring(scenario, self._learner, device=device)
 
     def share_rows(self) -> None:
         """Keep all clients' rows in memory that processes forked from now on share."""
@@ -86,11 +86,12 @@ class Fleet:
             Action.KEYS: self._keys,
             Action.COUNTS: self._counts,
             Action.SCORES: self._scores,
-            Action.MEASURE: self._measure,
         }
         self._learner.streams.round = requests[0].round
         if requests[0].action is Action.ROUND:
             return self._round(requests)
+        if requests[0].action is Action.MEASURE:
+            return self._measure(requests)
         return [self._guarded(answer[requests[0].action], request) for request in requests]
 
     def _guarded(self, answer: Callable[[Request], Result], request: Request) -> Result | Reply:
@@ -254,36 +255,24 @@ class Fleet:
         self._learner.keep(reply.client, reply.upload)
         return reply
 
-    def _measure(self, request: Request) -> Reply:
-        """Measure client models, in part on private examples, beside ledger and transcript.
+    def _measure(self, requests: Sequence[Request]) -> list[Reply]:
+        """Let client models be measured; only in a simulation is that no uncounted release."""
+        replies: list[Reply] = []
+        for n in range(0, len(requests), TWINS):
+            some = requests[n : n + TWINS]
+            if self._simulated:
+                self._measuring.prepare(some)
+            replies += [self._guarded(self._measured, request) for request in some]
+        return replies
 
-        Raises:
-            PermissionError: outside a simulation, where it would be an uncounted release.
-        """
+    def _measured(self, request: Request) -> Reply:
         if not self._simulated:
             raise PermissionError(
                 "query.measure: a server asked how good the client's model is, which is computed "
                 "from private examples and in no ledger; only a simulation answers"
             )
-        client, learner = request.client, self._learner
-        metrics = learner.figures(client, self._test)
-        local = learner.figures(client, learner.private(client).local_test)
-        metrics |= {f"{name}_local": value for name, value in local.items()}
-        if request.closing:
-            twin = learner.copies([client])
-            self._scenario.method.absorb(twin, [client], request.incoming)
-            distilled = twin.figures(client, self._test)
-            metrics |= {f"{name}_distilled": value for name, value in distilled.items()}
-        return Reply(client=client, metrics=metrics)
+        return self._measuring.reply(request)
 
     @cached_property
     def _greeting(self) -> Hello:
         return greeting(self._scenario, simulated=self._simulated)
-
-    @cached_property
-    def _test(self) -> Examples:
-        arrays = load(self._scenario.data)
-        return Examples(
-            inputs=torch.from_numpy(arrays.test_inputs).to(self._device),
-            labels=torch.from_numpy(arrays.test_labels).to(self._device),
-        )

@@ -22,7 +22,8 @@ from fedkd.tasks import Task
 from fedkd.training.executors.base import Executor
 from fedkd.training.executors.choice import EXECUTORS
 from fedkd.training.jobs import Job
-from fedkd.training.steps import Examples, Lesson, Student, figures, predict_rows
+from fedkd.training.packing import Packing
+from fedkd.training.steps import Examples, Lesson, figures, predict_rows
 from fedkd.types import Consensus, ProxySet, Update, Upload
 from fedkd_clients.architectures import Architectures
 from fedkd_clients.bank import Bank
@@ -106,14 +107,14 @@ class FleetLearner:
         """Return those of the clients that have a state by now."""
         return [c for c in clients if c in self._live or self._store.holds(c)]
 
-    def student(self, client: int) -> Student:
-        """Return a module and an optimiser over the client's row, for code that wants those."""
-        return self._models.packing(client).student(self.state(client).row)
+    def packing(self, client: int) -> Packing:
+        """Return how the client's row is laid out."""
+        return self._models.packing(client)
 
     def copies(self, clients: Sequence[int]) -> FleetLearner:
         """Return a learner over copies of these clients' models, to be thrown away."""
         twin = FleetLearner(self._scenario, MemoryStore(), device=self._device)
-        twin.private, twin.streams = self.private, self.streams
+        twin.private, twin.streams, twin._models = self.private, self.streams, self._models
         for client in clients:
             original = self.state(client)
             row, size = original.row.clone(), original.size

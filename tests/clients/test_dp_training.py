@@ -524,9 +524,9 @@ def test_noise_repeats_with_its_seed_alone_and_never_when_it_is_secret(tiny):
     def trained(seed, client: int = 0, n: int = 1) -> Tensor:
         learner = _learner(tiny, f"seeds.noise={seed}")
         learner.streams.round = n
-        before = _flat(learner.student(client).module)
+        before = _flat(learner.packing(client).student(learner.state(client).row).module)
         learner.fit([client], None, None)
-        return _flat(learner.student(client).module) - before
+        return _flat(learner.packing(client).student(learner.state(client).row).module) - before
 
     assert torch.equal(trained(3), trained(3))
     for other in (trained(4), trained(3, client=1), trained(3, n=2), trained("secret")):
@@ -541,6 +541,11 @@ def test_the_optimiser_goes_on_where_it_was_also_after_a_restart(tiny, tmp_path)
         learner.streams.round = n
         learner.fit([0], TEACHER, KL())
         learner.keep(0)
-        (slot, *_) = learner.student(0).optimizer.state_dict()["state"].values()
+        (slot, *_) = (
+            learner.packing(0)
+            .student(learner.state(0).row)
+            .optimizer.state_dict()["state"]
+            .values()
+        )
         steps.append(int(slot["step"]))
     assert steps == [10, 20, 30]

@@ -45,7 +45,7 @@ def _teacher() -> Consensus:
 
 
 def _everything(learner: FleetLearner, client: int):
-    student = learner.student(client)
+    student = learner.packing(client).student(learner.state(client).row)
     return copy.deepcopy((student.module.state_dict(), student.optimizer.state_dict()["state"]))
 
 
@@ -125,7 +125,7 @@ def test_a_client_the_cohort_skips_is_untouched(play, tiny):
     def note(result) -> None:
         states = {}
         for client in range(3):
-            student = fleet._learner.student(client)
+            student = fleet._learner.packing(client).student(fleet._learner.state(client).row)
             states[client] = copy.deepcopy(student.module.state_dict())
         history.append((result.cohort, states))
 
