@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -13,7 +12,6 @@ from fedkd.data.federation import load
 from fedkd.distillers.base import Distiller
 from fedkd.features.pca import PCA
 from fedkd.filters.base import Filter
-from fedkd.methods.base import CoDistillation
 from fedkd.privacy.events import Event, Nothing
 from fedkd.rng import borrowed, torch_stream
 from fedkd.scenario import Scenario
@@ -67,14 +65,7 @@ class FleetLearner:
         self.streams = ClientStreams(scenario)
 
     def share_rows(self) -> None:
-        """Keep rows in memory that processes forked from now on share; before any is made.
-
-        What takes long to import is imported here, once for all of them.
-        """
-        method = self._scenario.method
-        if isinstance(method, CoDistillation) and method.filter.space is not None:
-            importlib.import_module("sklearn.cluster")
-            importlib.import_module("sklearn.decomposition")
+        """Keep rows in memory that processes forked from now on share; before any is made."""
         clients = range(self._scenario.clients)
         self._store = Bank([self._models.packing(client).width for client in clients])
 

@@ -59,7 +59,7 @@ BANNED = {
     "allow_pickle=True": r"\ballow_pickle = True\b",
     "a global torch seed": r"\btorch \. (cuda \. )?(manual_seed|seed|manual_seed_all)\b",
     "a global NumPy seed or stream": (
-        r"\bnp \. random \. (?!Generator|SeedSequence|default_rng)\w+"
+        r"\bnp \. random \. (?!Generator|SeedSequence|default_rng|RandomState)\w+"
     ),
     "Python's global stream": r"\bimport random\b",
     "eval and exec": r"(?<!\. )\b(eval|exec) \(",
