@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from fedkd.training.executors.base import draws
 from fedkd.training.executors.choice import Choice, choose
 from fedkd.training.packing import Packing
 from fedkd.types import Update
-from fedkd_clients.store import ClientState
+from fedkd_clients.store import ClientState, Loaded, loaded_together
 
 
 class Architectures:
@@ -42,6 +43,10 @@ class Architectures:
         if name not in self._packings:
             self._packings[name] = Packing(self.fresh(client), self._scenario.training)
         return self._packings[name]
+
+    def packings(self, clients: Sequence[int]) -> list[Packing]:
+        """Return the layouts of some clients' rows, each once."""
+        return [self.packing(members[0]) for members in self.alike(clients)]
 
     def choice(self, client: int) -> Choice:
         """Return how clients of this one's architecture are run."""
@@ -99,27 +104,73 @@ class Architectures:
         packing.attach(self._desks[name], row)
         return self._desks[name]
 
-    def load(self, client: int, states: Sequence[ClientState], update: Update) -> None:
-        """Overwrite the parameters of clients of this one's architecture, and nothing else."""
+    def load(self, states: Sequence[ClientState], update: Update, *, client: int) -> None:
+        """Give clients of one architecture, that of ``client``, drafts with other parameters."""
         packing, sent = self.packing(client), update.arrays
         if isinstance(sent, FlatArrays) and sent.layout == packing.layout:
-            vector = sent.vector.to(self._device)
-            for state in states:
-                state.values.copy_(vector)
+            rows = torch.empty(len(states), packing.width, device=self._device)
+            packing.values(rows)[:] = sent.vector.to(self._device)
+            rows[:, packing.size :] = torch.stack(
+                [
+                    state.rest_of_kept if state.row is state.kept else state.row[packing.size :]
+                    for state in states
+                ]
+            )
+            views = zip(states, rows.unbind(), packing.values(rows).unbind(), strict=True)
+            for place, (state, row, values) in enumerate(views):
+                state.draft(row, values)
+                state.loaded = Loaded(rows, place, update)
             return
         for state in states:
+            state.draft(state.row.clone())
             module = self.desk(client, state.row)
             module.load_state_dict(sent)
             packing.keep_buffers(state.row, module)
 
-    def copies(self, client: int, states: Sequence[ClientState]) -> list[Mapping[str, Tensor]]:
-        """Return copies of the parameters of clients of this one's architecture.
+    @contextmanager
+    def drafts(self, states: Sequence[ClientState], *, client: int) -> Generator[Tensor]:
+        """Lend rows to be trained, ``[clients, width]``, of clients of one architecture.
 
-        They are named as torch names them, and flat where the packing has a layout.
+        They are the clients' drafts afterwards. Where training raises, all are as they were.
         """
-        packing = self.packing(client)
-        if packing.layout is None:
+        rows = loaded_together(states)
+        if rows is None:
+            rows = torch.stack([state.row for state in states])
+            yield rows
+            for state, row in zip(states, rows.unbind(), strict=True):
+                state.draft(row)
+            return
+        try:
+            yield rows
+        except Exception:
+            self._reload(states, client=client)
+            raise
+        for state in states:
+            state.loaded = None
+
+    def _reload(self, states: Sequence[ClientState], *, client: int) -> None:
+        """Load once more what was loaded into drafts that are spoilt."""
+        for state in states:
+            if state.loaded is not None:
+                update = state.loaded.update
+                state.revert()
+                self.load([state], update, client=client)
+
+    def parameters(
+        self, states: Sequence[ClientState], *, client: int
+    ) -> list[Mapping[str, Tensor]]:
+        """Return the parameters of clients of one architecture, that of ``client``.
+
+        They are named as torch names them, and flat where the packing has a layout. What is in a
+        draft is no copy: nobody writes to the draft any more.
+        """
+        layout = self.packing(client).layout
+        if layout is None:
             named = (self.desk(client, state.row).state_dict() for state in states)
             return [{name: value.clone() for name, value in one.items()} for one in named]
-        vectors = torch.stack([state.values for state in states])
-        return [FlatArrays(vector, packing.layout) for vector in vectors.unbind()]
+        found: list[Mapping[str, Tensor]] = []
+        for state in states:
+            values = state.values.clone() if state.row is state.kept else state.values
+            state.loaded = None
+            found.append(FlatArrays(values, layout))
+        return found

@@ -40,6 +40,10 @@ class RoundOver(RuntimeError):
 class Fleet:
     """Handles requests to any number of clients that share one process and one scenario.
 
+    Attributes:
+        at_once: how many clients do a round together. The more are trained in one block the
+            better, as long as their rows stay in the cache until the round is over.
+
     Args:
         scenario: with every noise multiplier known.
         store: where clients keep their state.
@@ -65,6 +69,7 @@ class Fleet:
         self._learner = FleetLearner(scenario, store, device=device, own=own)
         self._sums = MaskedAnswers(scenario, self._learner)
         self._measuring = Measuring(scenario, self._learner, device=device)
+        self.at_once = self._learner.together()
 
     def share_rows(self) -> None:
         """Keep all clients' rows in memory that processes forked from now on share."""
@@ -89,7 +94,9 @@ class Fleet:
         }
         self._learner.streams.round = requests[0].round
         if requests[0].action is Action.ROUND:
-            return self._round(requests)
+            some = self.at_once
+            starts = range(0, len(requests), some)
+            return [reply for n in starts for reply in self._round(requests[n : n + some])]
         if requests[0].action is Action.MEASURE:
             return self._measure(requests)
         return [self._guarded(answer[requests[0].action], request) for request in requests]
@@ -162,7 +169,9 @@ class Fleet:
             return reply
 
         for request in ready:
-            replies[request.client] = self._guarded(finish, request)
+            reply = replies[request.client] = self._guarded(finish, request)
+            if reply.error:
+                self._learner.state(request.client).revert()
         return [replies[request.client] for request in requests]
 
     def _prepared(self, request: Request) -> Reply | None:

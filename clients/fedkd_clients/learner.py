@@ -18,7 +18,7 @@ from fedkd.scenario import Scenario
 from fedkd.scorers.density import closeness
 from fedkd.tasks import Task
 from fedkd.training.executors.base import Executor
-from fedkd.training.executors.choice import EXECUTORS
+from fedkd.training.executors.choice import EXECUTORS, cached_block
 from fedkd.training.jobs import Job
 from fedkd.training.packing import Packing
 from fedkd.training.steps import Examples, Lesson, figures, predict_rows
@@ -69,12 +69,17 @@ class FleetLearner:
         clients = range(self._scenario.clients)
         self._store = Bank([self._models.packing(client).width for client in clients])
 
+    def together(self) -> int:
+        """Return how many clients' rows stay in the cache, of the largest of their models."""
+        clients = range(self._scenario.clients)
+        return min(cached_block(packing.size) for packing in self._models.packings(clients))
+
     def state(self, client: int) -> ClientState:
         """Return what the client carries, made from its initialization stream at first."""
         if client not in self._live:
             packing = self._models.packing(client)
             row = self._store.row(client, width=packing.width, device=self._device)
-            state = ClientState(row=row, size=packing.size)
+            state = ClientState(kept=row, size=packing.size)
             if self._store.holds(client):
                 self._store.get(client, state)
             else:
@@ -90,6 +95,7 @@ class FleetLearner:
     def keep(self, client: int, answer: Upload | None = None) -> None:
         """Store the client's state, and its upload where the store keeps those."""
         state = self.state(client)
+        state.settle()
         if answer is not None and self._store.keeps_answers:
             state.answer = answer
         self._store.put(client, state)
@@ -109,7 +115,7 @@ class FleetLearner:
         for client in clients:
             original = self.state(client)
             row, size = original.row.clone(), original.size
-            twin._live[client] = ClientState(row=row, size=size, proxy=original.proxy)
+            twin._live[client] = ClientState(kept=row, size=size, proxy=original.proxy)
         return twin
 
     def fit(
@@ -157,11 +163,12 @@ class FleetLearner:
         return self._spent.pop(client, [])
 
     def parameters(self, clients: Sequence[int]) -> list[Update]:
-        """Return copies, weighted by example counts; equally under DP-SGD, which pays for none."""
+        """Weigh them by example counts; equally under DP-SGD, which pays for none."""
         private, found = self._scenario.privacy.dp_sgd, dict[int, Update]()
         for members in self._models.alike(clients):
-            copies = self._models.copies(members[0], [self.state(c) for c in members])
-            for client, arrays in zip(members, copies, strict=True):
+            states = [self.state(client) for client in members]
+            given = self._models.parameters(states, client=members[0])
+            for client, arrays in zip(members, given, strict=True):
                 weight = 1.0 if private else float(len(self.private(client).train))
                 found[client] = Update(arrays=arrays, weight=weight)
         return [found[client] for client in clients]
@@ -172,7 +179,7 @@ class FleetLearner:
             self.guard.together(members, lambda some: self._load(some, update))
 
     def _load(self, clients: Sequence[int], update: Update) -> None:
-        self._models.load(clients[0], [self.state(client) for client in clients], update)
+        self._models.load([self.state(c) for c in clients], update, client=clients[0])
 
     def closeness(self, client: int) -> Tensor:
         """Return float32 ``[proxy]`` in [0, 1], how close each row lies; reads private examples."""
@@ -223,11 +230,9 @@ class FleetLearner:
             self.guard.together(block, together, alone=alone)
 
     def _train(self, block: Sequence[int], jobs: Sequence[Job], executor: Executor) -> None:
-        """Train copies of the rows, so that what fails leaves the clients as they were."""
-        rows = torch.stack([self.state(client).row for client in block])
-        executor.train(rows, jobs, packing=self._models.packing(block[0]))
-        for client, row in zip(block, rows, strict=True):
-            self.state(client).row.copy_(row)
+        states = [self.state(client) for client in block]
+        with self._models.drafts(states, client=block[0]) as rows:
+            executor.train(rows, jobs, packing=self.packing(block[0]))
 
     def _logits(self, client: int, rows: Tensor) -> Tensor:
         return predict_rows(
@@ -247,7 +252,7 @@ class FleetLearner:
             module=self.streams.secret("dp-module", client),
             order=self.streams.training("training", client),
         )
-        packing, row = self._models.packing(client), self.state(client).row.clone()
+        packing, row = self.packing(client), self.state(client).row.clone()
         student = packing.student(row)
         with borrowed(self.streams.training("module", client)):
             event = dp_train_round(
@@ -259,7 +264,7 @@ class FleetLearner:
                 streams=streams,
             )
         packing.count(row, student)
-        self.state(client).row.copy_(row)
+        self.state(client).draft(row)
         self._spent.setdefault(client, []).append(event)
 
     def _proxy(self, client: int) -> ProxySet:

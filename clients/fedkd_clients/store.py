@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from fedkd.transport.stored import (
     stored_proxy,
     to_bytes,
 )
-from fedkd.types import Consensus, Knowledge, ProxySet, Upload
+from fedkd.types import Consensus, Knowledge, ProxySet, Update, Upload
 from fedkd_clients.masking import Masking
 
 
@@ -29,14 +29,29 @@ def _stay() -> None:
     """Keep a row in memory."""
 
 
+class Loaded(NamedTuple):
+    """Where a row lies that parameters were loaded into."""
+
+    rows: Tensor
+    place: int
+    update: Update
+
+
 @dataclass(eq=False, kw_only=True)
 class ClientState:
     """All that one client carries from round to round.
 
+    Within a round a client works on a draft of its row; the row itself, in its store's memory,
+    changes when the round is kept, or not at all.
+
     Attributes:
-        row: float32 ``[width]``, its model and optimiser (``training.packing``).
+        kept: float32 ``[width]``, its model and optimiser (``training.packing``), as they were
+            when it was last kept.
         size: numbers of the row that are parameters.
-        values: a view of the row: its parameters.
+        row: the draft, or ``kept`` where there is none.
+        values: a view of ``row``: its parameters.
+        loaded: where ``row`` is one of a matrix of rows that were loaded and have not been given
+            to anybody since: the matrix, which row, and what was loaded.
         proxy: the proxy set it was sent, or None before that.
         weights: its filter's weights for that proxy set, once fitted.
         masking: its keys and held upload, where the server sees masked sums only.
@@ -47,9 +62,11 @@ class ClientState:
             for whoever has read the rows of many clients without keeping them.
     """
 
-    row: Tensor
+    kept: Tensor
     size: int
+    row: Tensor = field(init=False, repr=False)
     values: Tensor = field(init=False, repr=False)
+    loaded: Loaded | None = field(default=None, init=False, repr=False)
     proxy: ProxySet | None = None
     weights: Tensor | None = None
     masking: Masking = field(default_factory=Masking)
@@ -59,8 +76,41 @@ class ClientState:
     rest: Callable[[], None] = field(default=_stay, repr=False)
 
     def __post_init__(self) -> None:
-        """Make the view, which every round asks for."""
-        self.values = self.row[: self.size]
+        """Make the views, which every round asks for."""
+        self._views = (self.kept[: self.size], self.kept[self.size :])
+        self.revert()
+
+    @property
+    def rest_of_kept(self) -> Tensor:
+        """What of ``kept`` is no parameter, a view."""
+        return self._views[1]
+
+    def draft(self, row: Tensor, values: Tensor | None = None) -> None:
+        """Go on with a draft; ``values`` are its parameters, where that view is there already."""
+        self.row, self.loaded = row, None
+        self.values = row[: self.size] if values is None else values
+
+    def revert(self) -> None:
+        """Give the draft up."""
+        self.row, self.values, self.loaded = self.kept, self._views[0], None
+
+    def settle(self) -> None:
+        """Make the draft what is kept."""
+        if self.row is not self.kept:
+            self.kept.copy_(self.row)
+            self.revert()
+
+
+def loaded_together(states: Sequence[ClientState]) -> Tensor | None:
+    """Return the rows of clients that were loaded side by side, ``[clients, width]``, or None."""
+    first = states[0].loaded
+    if first is None:
+        return None
+    for n, state in enumerate(states):
+        loaded = state.loaded
+        if loaded is None or loaded.rows is not first.rows or loaded.place != first.place + n:
+            return None
+    return first.rows[first.place : first.place + len(states)]
 
 
 class ClientStore(Protocol):

@@ -64,7 +64,7 @@ class Learner(Protocol):
         ...
 
     def parameters(self, clients: Sequence[int]) -> list[Update]:
-        """Return copies of the clients' parameters, weighted by their example counts."""
+        """Return the clients' parameters, weighted by their example counts; not to be changed."""
         ...
 
     def load_parameters(self, clients: Sequence[int], update: Update) -> None:
@@ -110,7 +110,7 @@ class Method(ABC):
 
     @abstractmethod
     def merge(self, left: Any, right: Any) -> Any:
-        """Return the state that holds the uploads of both."""
+        """Return the state that holds the uploads of both; ``left`` is used up."""
 
     @abstractmethod
     def finish(self, state: Any, *, rng: torch.Generator) -> Broadcast | None:

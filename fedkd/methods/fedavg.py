@@ -97,9 +97,10 @@ class FedAvg(Method):
         return total
 
     def merge(self, left: Any, right: Any) -> Any:
-        """Add two totals."""
-        sums = left.settled() + right.settled()
-        return Total(layout=left.layout, weight=left.weight + right.weight, sums=sums)
+        """Add the right total to the left one, in place."""
+        left.settled().add_(right.settled())
+        left.weight += right.weight
+        return left
 
     def finish(self, state: Any, *, rng: torch.Generator) -> Broadcast | None:
         """Divide by the weight."""

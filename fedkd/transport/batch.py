@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -145,7 +146,13 @@ class Harvest:
 
 
 class Clients(Protocol):
-    """The client side of a simulation."""
+    """The client side of a simulation.
+
+    Attributes:
+        at_once: how many clients it is best asked about at a time; more are as welcome.
+    """
+
+    at_once: int
 
     def handle(self, requests: Sequence[Request]) -> list[Reply]:
         """Answer requests of one action and one round, in their order."""
@@ -220,6 +227,29 @@ class BatchGrid(SimulationGrid):
         return Message(reply_records(reply), reply_to=message)
 
 
+def harvest(
+    clients: Clients, intake: Intake, requests: Sequence[Request], *, keep: bool, n_clients: int
+) -> Harvest:
+    """Let clients of this process answer a round, and take in what they say group by group."""
+    parts: list[Harvest] = []
+    for groups in _portions(grouped(requests, n_clients=n_clients), most=clients.at_once):
+        replies = iter(clients.handle([request for group in groups for request in group]))
+        parts += [intake.take(g, list(islice(replies, len(g))), keep=keep) for g in groups]
+    return Harvest.of(parts)
+
+
+def _portions(groups: Sequence[list[Request]], *, most: int) -> Iterator[list[list[Request]]]:
+    """Yield groups that are asked at once: with no more than ``most`` clients, or one alone."""
+    portion: list[list[Request]] = []
+    for group in groups:
+        if portion and sum(map(len, portion)) + len(group) > most:
+            yield portion
+            portion = []
+        portion.append(group)
+    if portion:
+        yield portion
+
+
 class LocalGrid(BatchGrid):
     """All clients in this process."""
 
@@ -235,11 +265,9 @@ class LocalGrid(BatchGrid):
         return [replies[request.client] for request in requests]
 
     def fold(self, requests: Sequence[Request], *, keep: bool) -> list[Harvest]:
-        """Hand over group by group, and take in each before the next begins."""
-        return [
-            self._intake.take(group, self._clients.handle(group), keep=keep)
-            for group in grouped(requests, n_clients=self.n_clients)
-        ]
+        """Hand over some groups at a time, and take in their answers before the next begin."""
+        n_clients = self.n_clients
+        return [harvest(self._clients, self._intake, requests, keep=keep, n_clients=n_clients)]
 
     def learn(self, proxy: ProxySet) -> None:
         """Tell the intake."""

@@ -21,6 +21,7 @@ from fedkd.transport.batch import (
     climb,
     group_of,
     grouped,
+    harvest,
     members_of,
     share_of,
     snapshot,
@@ -198,11 +199,9 @@ def responder(clients: Clients, intake: Intake, *, method: Method, n_clients: in
         if header["do"] == "ask":
             return of_replies([r for group in split(requests) for r in clients.handle(group)])
         keep, within = bool(header["keep"]), range(*header["within"])
-        harvest = Harvest.of(
-            [intake.take(group, clients.handle(group), keep=keep) for group in split(requests)]
-        )
-        harvest.states = climb(harvest.states, method.merge, within=within, n_clients=n_clients)
-        return of_harvest(harvest, method=method)
+        found = harvest(clients, intake, requests, keep=keep, n_clients=n_clients)
+        found.states = climb(found.states, method.merge, within=within, n_clients=n_clients)
+        return of_harvest(found, method=method)
 
     return respond
 

@@ -8,11 +8,14 @@ replaced: the new one finds their rows as the last finished round left them.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkContext
+from typing import cast
 
 import torch
 
@@ -54,20 +57,28 @@ class WorkerGrid(FrameGrid["ForkedWorker"]):
         return ForkedWorker(self._respond)
 
     def _ready(self, waiting: Sequence[ForkedWorker]) -> Sequence[ForkedWorker]:
-        ready = wait([worker.pipe for worker in waiting])
-        return [worker for worker in waiting if worker.pipe in ready]
+        ready = wait([worker.answers for worker in waiting])
+        return [worker for worker in waiting if worker.answers in ready]
 
 
 class ForkedWorker:
-    """A forked process at the other end of a pipe."""
+    """A forked process at the other end of two pipes.
+
+    Attributes:
+        answers: where they come in.
+        process_id: of the process.
+    """
 
     def __init__(self, respond: Respond) -> None:
         context = multiprocessing.get_context("fork")
-        self.pipe, theirs = context.Pipe()
-        work = context.Process(target=_work, args=(theirs, self.pipe, respond), daemon=True)
+        questions, self._questions = _roomy_pipe(context)
+        self.answers, answers = _roomy_pipe(context)
+        ours = (self._questions, self.answers)
+        work = context.Process(target=_work, args=(questions, answers, ours, respond), daemon=True)
         self._process = work
         self._process.start()
-        theirs.close()
+        questions.close()
+        answers.close()
         self.process_id = self._process.pid or 0
 
     def send(self, frame: Frame) -> bool:
@@ -77,14 +88,15 @@ class ForkedWorker:
     def receive(self) -> bytes | None:
         """Return the answer; None when the worker died."""
         try:
-            return self.pipe.recv_bytes()
+            return self.answers.recv_bytes()
         except (EOFError, OSError):
             return None
 
     def close(self) -> None:
-        """End the process. Its pipe alone would not do: workers forked later hold it open too."""
+        """End the process. Closed pipes alone would not do: workers forked later hold them too."""
         self._send(_STOP)
-        self.pipe.close()
+        self._questions.close()
+        self.answers.close()
         self._process.join(timeout=5)
         if self._process.is_alive():
             self._process.kill()
@@ -92,21 +104,37 @@ class ForkedWorker:
 
     def _send(self, data: bytes) -> bool:
         try:
-            self.pipe.send_bytes(data)
+            self._questions.send_bytes(data)
         except OSError:
             return False
         return True
 
 
-def _work(pipe: Connection, parents: Connection, respond: Respond) -> None:
+def _roomy_pipe(context: ForkContext) -> tuple[Connection, Connection]:
+    """Return both ends of a pipe, to read and to write, that takes a whole frame at a time.
+
+    With the 64 KiB that pipes begin with, writer and reader would wait for each other in turns.
+    """
+    reads, writes = (cast("Connection", end) for end in context.Pipe(duplex=False))
+    with contextlib.suppress(AttributeError, OSError):  # not on Linux, or more than is allowed
+        fcntl.fcntl(writes.fileno(), fcntl.F_SETPIPE_SZ, ROOM)
+    return reads, writes
+
+
+def _work(
+    questions: Connection, answers: Connection, parents: Sequence[Connection], respond: Respond
+) -> None:
     """Answer until the parent is gone. Nothing of the parent's clean-up runs here."""
-    parents.close()
+    for end in parents:
+        end.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, OSError):
-        while data := pipe.recv_bytes():
-            pipe.send_bytes(respond(unpack(data)))
+        while data := questions.recv_bytes():
+            answers.send_bytes(respond(unpack(data)))
     os._exit(0)
 
 
+ROOM = 1 << 20
+"""Bytes of a pipe, the most that Linux lets everybody have."""
 _STOP = b""

@@ -6,19 +6,21 @@ Nothing here feeds back into a run; it is measurement, outside bytes, ledger and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedkd.data.federation import Layout, arrays_of, client_rows, load, true_labels
+from fedkd.models.base import initialized, models
 from fedkd.results import Measurement
+from fedkd.rng import torch_stream
 from fedkd.scenario import Scenario
 from fedkd.tasks import Task
 from fedkd.training.steps import Examples, figures
 from fedkd.transport.messages import Action, Request
-from fedkd.types import Broadcast, Consensus, Knowledge, ProxySet
+from fedkd.types import Broadcast, Consensus, Knowledge, ProxySet, Update
 from fedkd_server.exchange import Exchange
 
 
@@ -59,6 +61,13 @@ def _labels_of(layout: Layout, proxy: ProxySet) -> Tensor:
     if len(ids) and ids.max() >= len(arrays_of(layout).train_labels):
         return torch.empty(0, dtype=torch.int64)
     return torch.from_numpy(true_labels(layout, ids)).flatten()
+
+
+def first_model(scenario: Scenario) -> nn.Module:
+    """Return a fresh module of the first client's architecture, from the server's own stream."""
+    arrays, model = load(scenario.data), models.get(scenario.client_models()[0])()
+    rng = torch_stream(scenario.initialization_seed(), "initialisation")
+    return initialized(model, arrays.input_shape, arrays.n_classes, rng=rng)
 
 
 class Oracle:
@@ -118,6 +127,15 @@ class Oracle:
             for client, reply in answers.replies.items()
             for name, value in sorted(reply.metrics.items())
         ]
+
+    def update(self, update: Update) -> dict[str, float]:
+        """Return the metrics of a model with these parameters, on the test set."""
+        self._desk.load_state_dict(update.arrays)
+        return self.model(self._desk, device=torch.device("cpu"))
+
+    @cached_property
+    def _desk(self) -> nn.Module:
+        return first_model(self._scenario).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def model(self, module: nn.Module, *, device: torch.device) -> dict[str, float]:
         """Return a server-side model's metrics on the test set, as ``server_accuracy`` etc."""

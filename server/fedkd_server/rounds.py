@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 
 import torch
 from flwr.serverapp import Grid
@@ -17,11 +16,10 @@ from fedkd.checkpoints import Checkpoint, Checkpoints
 from fedkd.data.federation import load
 from fedkd.errors import BudgetSpent
 from fedkd.methods.base import CoDistillation, MessageKind
-from fedkd.models.base import initialized, models
 from fedkd.privacy.ledger import Ledger
 from fedkd.privacy.settings import ServerView
 from fedkd.results import SERVER, Failure, Measurement, RoundResult, Traffic
-from fedkd.rng import noise_stream, torch_stream
+from fedkd.rng import noise_stream
 from fedkd.scenario import Scenario
 from fedkd.steps import reached
 from fedkd.transport.codes import as_sent
@@ -35,7 +33,7 @@ from fedkd_server.intake import UploadIntake
 from fedkd_server.listening import Ears, Heard, byte_figures
 from fedkd_server.masked import MaskedSums
 from fedkd_server.memory import Memory, digest_of
-from fedkd_server.oracle import Oracle
+from fedkd_server.oracle import Oracle, first_model
 from fedkd_server.proxy import gather_proxy
 from fedkd_server.student import ServerStudent
 from fedkd_server.turnout import check_simulated, check_turnout, wait_of
@@ -92,7 +90,6 @@ class _Run:
         check_simulated(scenario, self._exchange.simulated)
         arrays = load(scenario.data)
         self._task = arrays.task
-        self._input_shape = arrays.input_shape
         self._now = Memory()
         self._oracle = Oracle(scenario, self._task, None)
         self._intake = UploadIntake(scenario)
@@ -108,7 +105,7 @@ class _Run:
             if self._now.masked is not None:
                 self._now.masked.gather_keys(answers)
         else:
-            self._now.broadcast = self._method.opening(self._fresh_model())
+            self._now.broadcast = self._method.opening(first_model(self._scenario))
         figures = byte_figures(down=answers.bytes_down, up=answers.bytes_up) | {
             "seconds": time.perf_counter() - started
         }
@@ -186,7 +183,8 @@ class _Run:
         if heard.gathered is not None:
             figures |= heard.gathered.figures
         figures |= byte_figures(down=heard.bytes_down, up=heard.harvest.bytes_up)
-        figures["seconds"] = time.perf_counter() - started
+        figures["seconds"] = time.perf_counter() - started  # measuring models is no part of it
+        figures |= self._about_server_model()
         measurements = [Measurement(n, SERVER, name, value) for name, value in figures.items()]
         measurements += virtual_time(self._scenario, heard.harvest, round=n)
         measurements += self._about_clients(members, n)
@@ -253,9 +251,6 @@ class _Run:
 
     def _about_broadcast(self, tallies: Mapping[str, float], n: int) -> dict[str, float]:
         broadcast = self._now.broadcast
-        if isinstance(broadcast, Update):
-            self._desk.load_state_dict(broadcast.arrays)
-            return self._oracle.model(self._desk, device=torch.device("cpu"))
         if not isinstance(broadcast, Consensus) or self._now.proxy is None:
             return {}
         keepers = broadcast.keepers if broadcast.keepers is not None else torch.empty(0)
@@ -266,9 +261,16 @@ class _Run:
         figures |= self._oracle.consensus(broadcast, tallies)
         if self._now.student is not None:
             self._now.student.learn(broadcast, self._now.proxy, round=n)
-            module = self._now.student.student.module
-            figures |= self._oracle.model(module, device=torch.device("cpu"))
         return figures
+
+    def _about_server_model(self) -> dict[str, float]:
+        """Measure the average of the clients' parameters, or the student."""
+        broadcast, student = self._now.broadcast, self._now.student
+        if isinstance(broadcast, Update):
+            return self._oracle.update(broadcast)
+        if student is None or not isinstance(broadcast, Consensus):
+            return {}
+        return self._oracle.model(student.student.module, device=torch.device("cpu"))
 
     def _about_clients(
         self, members: Sequence[int], n: int, *, closing: bool = False
@@ -280,16 +282,6 @@ class _Run:
         clients = [c for c in clients if self._now.proxy is None or c in self._now.has_proxy]
         broadcast = self._now.broadcast
         return self._oracle.clients(self._exchange, clients, broadcast, round=n, closing=last)
-
-    @cached_property
-    def _desk(self) -> torch.nn.Module:
-        """A module for the parameters of whichever broadcast is looked at."""
-        return self._fresh_model()
-
-    def _fresh_model(self) -> torch.nn.Module:
-        model = models.get(self._scenario.client_models()[0])()
-        rng = torch_stream(self._scenario.initialization_seed(), "initialisation")
-        return initialized(model, self._input_shape, self._task.n_classes, rng=rng)
 
 
 def _without(clients: Sequence[int], some: Iterable[int]) -> list[int]:

@@ -26,7 +26,7 @@ def made(request, monkeypatch):
 
 
 def _state(made: Bank, client: int) -> ClientState:
-    return ClientState(row=made.row(client, width=WIDTH, device=CPU), size=WIDTH - 1)
+    return ClientState(kept=made.row(client, width=WIDTH, device=CPU), size=WIDTH - 1)
 
 
 def _mapped_mib() -> float:

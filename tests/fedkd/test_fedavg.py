@@ -58,6 +58,7 @@ def test_totals_cross_to_another_process_bit_by_bit_and_add_up_there():
     tensors, facts = METHOD.to_tensors(left)
     back = METHOD.from_tensors({name: value.clone() for name, value in tensors.items()}, facts)
     here, there = METHOD.merge(left, right), METHOD.merge(back, right)
+    assert here is left, "the left one is used up"
     assert torch.equal(here.settled(), there.settled())
     assert (here.weight, here.layout) == (there.weight, there.layout)
 
