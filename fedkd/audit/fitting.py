@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,10 +16,10 @@ from fedkd.models.base import Model, initialized, models
 from fedkd.rng import torch_stream
 from fedkd.scenario import Scenario
 from fedkd.training.executors.choice import EXECUTORS, choose
-from fedkd.training.jobs import Job, Step
+from fedkd.training.jobs import Job, Reading, end_to_end
 from fedkd.training.packing import Packing
 from fedkd.training.recipe import Order
-from fedkd.training.steps import Examples, Lesson, batches
+from fedkd.training.steps import Examples, Lesson
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -128,14 +128,16 @@ class _Share(Job):
 
     mine: range
 
-    def schedule(self) -> Iterator[Step]:
-        """Yield what each step reads; shuffled anew in every epoch."""
+    def readings(self) -> tuple[Reading, Reading]:
+        """Read no private examples beside a lesson; shuffled anew in every epoch."""
         if self.lesson is None:
-            yield from super().schedule()
-            return
-        for _ in range(self.recipe.local_epochs if self.mine else 0):
-            for batch in batches(len(self.mine), self.recipe.batch_size, rng=self.order):
-                yield None, batch + self.mine.start
+            return super().readings()
+        n, size = len(self.mine), self.recipe.batch_size
+        n_epochs = self.recipe.local_epochs if n else 0
+        epochs = [torch.randperm(n, generator=self.order) for _ in range(n_epochs)]
+        order, steps = end_to_end(epochs) + self.mine.start, n_epochs * -(-n // size)
+        nothing = Reading(end_to_end([]), 0, size, 0, 0)
+        return nothing, Reading(order, n, size, 0, steps)
 
 
 def fresh(scenario: Scenario, model: Model, *, seed: int) -> nn.Module:

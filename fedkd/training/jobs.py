@@ -84,7 +84,7 @@ class Job:
                 epochs[0].append(torch.randperm(n_private, generator=self.order))
             if step < n_shared and not step % shared:
                 epochs[1].append(torch.randperm(n_lesson, generator=self.order))
-        private, lesson = (_joined(some) for some in epochs)
+        private, lesson = (end_to_end(some) for some in epochs)
         return (
             Reading(private, n_private, size, first, n_own),
             Reading(lesson, n_lesson, size, 0, n_shared),
@@ -136,7 +136,8 @@ def train_round(
         take_step(student, job.loss(student.module, step))
 
 
-def _joined(epochs: list[Tensor]) -> Tensor:
+def end_to_end(epochs: list[Tensor]) -> Tensor:
+    """Return the positions of some epochs, one after the other."""
     if len(epochs) == 1:
         return epochs[0]
     return torch.cat(epochs) if epochs else _NOTHING
