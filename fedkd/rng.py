@@ -14,7 +14,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 
 def _sequence(seed: int, purpose: str, n_round: int, client: int) -> np.random.SeedSequence:
@@ -42,8 +41,7 @@ def torch_streams(
     begun = _mixed(seed, zlib.crc32(purpose.encode()), round)
     if begun is None:
         return [torch_stream(seed, purpose, round=round, client=client) for client in clients]
-    states = _finished(*begun, np.array(clients, dtype=np.int64) + 1)
-    return [torch.Generator().manual_seed(state) for state in states]
+    return [torch.Generator().manual_seed(_finished(*begun, client + 1)) for client in clients]
 
 
 def noise_stream(
@@ -126,28 +124,20 @@ def _mixed(seed: int, *key: int) -> tuple[tuple[int, ...], int] | None:
     return tuple(pool), constant
 
 
-def _finished(pool: tuple[int, ...], constant: int, last: NDArray[np.int64]) -> list[int]:
-    """Mix in the last word of each key; return the seeds that :func:`torch_stream` takes."""
-    words = last.astype(np.uint64)
-    parts: list[NDArray[np.uint64]] = []
-    for part in pool[: len(_NEEDED)]:
-        value = words ^ np.uint64(constant)
+def _finished(pool: tuple[int, ...], constant: int, word: int) -> int:
+    """Mix in the last word of a key; return the seed that :func:`torch_stream` takes."""
+    state, begun = 0, _INIT_B
+    for n, part in enumerate(pool[:_NEEDED]):
+        value = word ^ constant
         constant = constant * _MULT_A & _WORD
-        value = value * np.uint64(constant) & _LOW
-        value ^= value >> _HALF
-        mixed = np.uint64(part * _MIX_L & _WORD) + _FULL - (value * np.uint64(_MIX_R) & _LOW)
-        mixed &= _LOW
-        parts.append(mixed ^ mixed >> _HALF)
-    constant, found = _INIT_B, list[NDArray[np.uint64]]()
-    for part in parts:
-        value = part ^ np.uint64(constant)
-        constant = constant * _MULT_B & _WORD
-        value = value * np.uint64(constant) & _LOW
-        found.append(value ^ value >> _HALF)
-    low, high = found
-    return [int(state) >> 1 for state in (high << _FULL_BITS | low)]
+        value = value * constant & _WORD
+        value = part * _MIX_L - (value ^ value >> 16) * _MIX_R & _WORD
+        value ^= value >> 16 ^ begun
+        begun = begun * _MULT_B & _WORD
+        value = value * begun & _WORD
+        state |= (value ^ value >> 16) << 32 * n
+    return state >> 1
 
 
-_NEEDED = ("low half", "high half")
-"""Words of a 64-bit seed: the first two of the pool."""
-_LOW, _HALF, _FULL, _FULL_BITS = np.uint64(_WORD), np.uint64(16), np.uint64(2**32), np.uint64(32)
+_NEEDED = 2
+"""Words of a 64-bit seed."""

@@ -70,6 +70,7 @@ class Fleet:
         self._sums = MaskedAnswers(scenario, self._learner)
         self._measuring = Measuring(scenario, self._learner, device=device)
         self.at_once = self._learner.together()
+        self._known: dict[tuple[int, bool], list[Release]] = {}
 
     def share_rows(self) -> None:
         """Keep all clients' rows in memory that processes forked from now on share."""
@@ -239,9 +240,11 @@ class Fleet:
 
     def _due(self, *, n_rows: int, first: bool) -> list[Release]:
         """Return what a round releases; what was contributed is charged since it was given."""
-        given = given_in_clear(self._scenario)
-        planned = releases(self._scenario, n_rows=n_rows, first=first)
-        return [release for release in planned if release not in given]
+        if (n_rows, first) not in self._known:
+            given = given_in_clear(self._scenario)
+            planned = releases(self._scenario, n_rows=n_rows, first=first)
+            self._known[n_rows, first] = [release for release in planned if release not in given]
+        return self._known[n_rows, first]
 
     def _answer(self, request: Request, upload: Upload | None) -> Reply:
         if not self._sums.wanted:
