@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from threading import Event
@@ -19,6 +20,8 @@ from flwr.serverapp import Grid, ServerApp
 from fedkd.errors import RunStopped
 from fedkd.transport.inprocess import SCENARIO_KEY
 
+NODES_S = 60
+"""Seconds in which Flower has registered its nodes; the server says who is missing then."""
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
 
@@ -53,7 +56,7 @@ def run_on_flower(
     try:
         with _noting_interrupts(interrupted):
             simulation.run_simulation(
-                server_app=_configured(server, scenario_json, interrupted),
+                server_app=_configured(server, scenario_json, interrupted, n_clients=n_clients),
                 client_app=client,
                 num_supernodes=n_clients,
                 backend_config={"client_resources": {"num_cpus": cpus, "num_gpus": gpus}},
@@ -92,13 +95,22 @@ def _noting_interrupts(interrupted: Event) -> Generator[None]:
         raise KeyboardInterrupt
 
 
-def _configured(server: ServerApp, scenario_json: str, interrupted: Event) -> ServerApp:
-    """Return the app with the run config that Flower's function has no word for."""
+def _configured(
+    server: ServerApp, scenario_json: str, interrupted: Event, *, n_clients: int
+) -> ServerApp:
+    """Return the app with the run config that Flower's function has no word for.
+
+    Flower starts it beside the thread that registers the nodes, and either may be first.
+    """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:  # pyright: ignore[reportUnusedFunction]
         _let_interrupt(grid, interrupted)
+        limit = time.monotonic() + NODES_S
+        while len([*grid.get_node_ids()]) < n_clients and time.monotonic() < limit:
+            if interrupted.wait(0.05):
+                raise RunStopped("interrupted")
         context.run_config = {SCENARIO_KEY: scenario_json}
         server(grid, context)
 

@@ -95,6 +95,10 @@ def test_actors_on_several_nodes_give_the_result_of_one_process(
     assert left == {"ledgers"}, "the models of simulated clients stay no longer than the run"
 
 
+SHARES = [{0}, {1, 2}, {3, 4}]
+"""Clients of each of three workers, of five in all."""
+
+
 @pytest.mark.slow
 @pytest.mark.enable_socket
 def test_a_lost_node_costs_its_clients_one_round_and_they_go_on_from_their_files(
@@ -104,11 +108,11 @@ def test_a_lost_node_costs_its_clients_one_round_and_they_go_on_from_their_files
     seen, seconds = _run_that_loses_a_node(tmp_path / "ray", machines, overrides)
     lost = {f.client for f in seen[2].failures}
     assert {f.reason for f in seen[2].failures} == {DIED}
-    assert lost in [{0, 3}, {1, 4}, {2}]
+    assert lost in SHARES
     assert [r.failures for r in seen[3:]] == [[], []]
     assert [r.cohort for r in seen[1:]] == [[0, 1, 2, 3, 4]] * 4
     assert seconds < 120, "the loss is noticed"
-    forked = _with_a_killed_worker(tmp_path / "forked", lost=min(lost), n_workers=3)
+    forked = _with_a_killed_worker(tmp_path / "forked", worker=SHARES.index(lost), n_workers=3)
     assert [r.digest for r in seen] == [r.digest for r in forked], "as if a local worker had died"
     whole = read_events(Path(_local(tmp_path / "whole", *LONG)["run_dir"]))
     assert [event["digest"] for event in whole][:2] == [r.digest for r in seen[:2]]
@@ -151,8 +155,8 @@ def _lose(machines: Any, doomed: Any) -> None:
             process.kill()
 
 
-def _with_a_killed_worker(out: Path, *, lost: int, n_workers: int) -> list[RoundResult]:
-    """Run in forked workers, the one with a client killed after round 1."""
+def _with_a_killed_worker(out: Path, *, worker: int, n_workers: int) -> list[RoundResult]:
+    """Run in forked workers, one of them killed after round 1."""
     folder = new_run(compose([*TINY, *LONG, "runtime.checkpoint_every=0"]), out=out)
     grid = simulation_grid(folder.scenario, n_workers=n_workers, folder=folder)
     assert isinstance(grid, WorkerGrid)
@@ -162,7 +166,7 @@ def _with_a_killed_worker(out: Path, *, lost: int, n_workers: int) -> list[Round
         for result in folder.record(start(folder)):
             seen.append(result)
             if result.round == 1:
-                os.kill(grid.process_ids()[lost % n_workers], signal.SIGKILL)
+                os.kill(grid.process_ids()[worker], signal.SIGKILL)
 
     with folder:
         try:
