@@ -118,8 +118,9 @@ class Architectures:
             )
             views = zip(states, rows.unbind(), packing.values(rows).unbind(), strict=True)
             for place, (state, row, values) in enumerate(views):
+                loaded = Loaded(rows, place, update, before=state.row)
                 state.draft(row, values)
-                state.loaded = Loaded(rows, place, update)
+                state.loaded = loaded
             return
         for state in states:
             state.draft(state.row.clone())
@@ -153,7 +154,7 @@ class Architectures:
         for state in states:
             if state.loaded is not None:
                 update = state.loaded.update
-                state.revert()
+                state.draft(state.loaded.before)
                 self.load([state], update, client=client)
 
     def parameters(

@@ -30,11 +30,12 @@ def _stay() -> None:
 
 
 class Loaded(NamedTuple):
-    """Where a row lies that parameters were loaded into."""
+    """Where a row lies that parameters were loaded into, and what it was before."""
 
     rows: Tensor
     place: int
     update: Update
+    before: Tensor
 
 
 @dataclass(eq=False, kw_only=True)
