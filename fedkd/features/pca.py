@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-import numpy as np
 import torch
 from annotated_types import Ge
 from torch import Tensor
 
 from fedkd.features.base import Features, Transform, features
 from fedkd.features.raw import flat, standardisation
+from fedkd.rng import borrowed
 from fedkd.threads import one_thread
 
 SPARE, STEPS = 10, 8
@@ -50,17 +50,11 @@ class PCA(Features):
 def _directions(rows: Tensor, n_components: int) -> Tensor:
     """Return orthonormal ``[components, columns]`` by randomized subspace iteration.
 
-    Algorithm 4.4 of Halko et al. 2011, https://arxiv.org/abs/0909.4061; its draws are fixed.
+    Algorithm 5.1 of Halko et al. 2011, https://arxiv.org/abs/0909.4061; its draws are fixed.
     """
-    matrix = rows.cpu().numpy()
+    matrix = rows.cpu()
     n_components = min(n_components, *matrix.shape)
     width = min(n_components + SPARE, *matrix.shape)
-    start = np.random.default_rng(0).standard_normal((matrix.shape[1], width), dtype=np.float32)
-    with one_thread():
-        basis = np.linalg.qr(start).Q
-        for _ in range(STEPS):
-            answers = np.linalg.qr(matrix @ basis).Q
-            basis = np.linalg.qr(matrix.T @ answers).Q
-        turns = np.linalg.svd(matrix @ basis, full_matrices=False).Vh
-        directions = turns[:n_components] @ basis.T
-    return torch.from_numpy(directions)
+    with borrowed(torch.Generator().manual_seed(0)), one_thread():
+        _, _, directions = torch.svd_lowrank(matrix, q=width, niter=STEPS)
+    return directions[:, :n_components].T.contiguous()
