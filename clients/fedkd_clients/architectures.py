@@ -33,10 +33,6 @@ class Architectures:
         self._draws: dict[str, bool] = {}
         self._desks: dict[str, nn.Module] = {}
 
-    def name(self, client: int) -> str:
-        """Return the client's architecture."""
-        return self._names[client]
-
     def packing(self, client: int) -> Packing:
         """Return how the client's row is laid out."""
         name = self._names[client]

@@ -163,7 +163,7 @@ class FleetLearner:
         return self._spent.pop(client, [])
 
     def parameters(self, clients: Sequence[int]) -> list[Update]:
-        """Weigh them by example counts; equally under DP-SGD, which pays for none."""
+        """Return them weighted by example counts; equally under DP-SGD, which pays for none."""
         private, found = self._scenario.privacy.dp_sgd, dict[int, Update]()
         for members in self._models.alike(clients):
             states = [self.state(client) for client in members]

@@ -39,7 +39,6 @@ UNSIGNED = 2**63
 RECENT = 4096
 """Sizes that are remembered: messages of a round look alike."""
 
-_NOTHING_BESIDE = (None,) * 5
 Fact = int | float | str | bool | list[int]
 
 
@@ -65,8 +64,8 @@ def _of_request(request: Request) -> dict[str, int]:
 def _of_reply(reply: Reply) -> dict[str, int]:
     upload = reply.upload
     if isinstance(upload, Update) and isinstance(upload.arrays, FlatArrays):
-        beside = (reply.contribution, reply.key, reply.masked, reply.hello, reply.metrics or None)
-        if beside == _NOTHING_BESIDE and isinstance(upload.weight, float):
+        bare = reply.contribution is reply.key is reply.masked is reply.hello is None
+        if bare and not reply.metrics and isinstance(upload.weight, float):
             return dict(_of_flat_update(upload.arrays.layout, reply.client))
     return _of_any_reply(reply)
 

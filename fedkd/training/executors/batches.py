@@ -112,6 +112,7 @@ class Batches:
         own: of the private examples.
         inputs: what private batches are rows of.
         labels: of all clients' private examples, one client's after the other's.
+        lesson: what all of them are taught.
         shared: of the lesson.
     """
 
