@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
@@ -45,6 +46,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         file = item.path.stem
         item.add_marker(pytest.mark.xdist_group("ray" if file in ON_RAY else file))
+
+
+@pytest.fixture
+def imported_by() -> Callable[..., tuple[list[str], set[str]]]:
+    """Run the ``fedkd`` command in a process; return what it printed, and all modules by then."""
+
+    def run(*words: str) -> tuple[list[str], set[str]]:
+        program = (
+            "import json, sys\n"
+            f"sys.argv = ['fedkd', *{words!r}]\n"
+            "from fedkd.cli import main\n"
+            "try:\n"
+            "    main()\n"
+            "except SystemExit as done:\n"
+            "    assert not done.code, done.code\n"
+            "print(json.dumps(sorted(sys.modules)))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        *printed, modules = done.stdout.splitlines()
+        return printed, set(json.loads(modules))
+
+    return run
 
 
 @dataclass(frozen=True, kw_only=True)
