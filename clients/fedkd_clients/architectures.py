@@ -158,13 +158,17 @@ class Architectures:
     ) -> list[Mapping[str, Tensor]]:
         """Return the parameters of clients of one architecture, that of ``client``.
 
-        They are named as torch names them, and flat where the packing has a layout. What is in a
-        draft is no copy: nobody writes to the draft any more.
+        They are float32 (counts among a module's buffers, too), named as torch names them, and
+        flat where the packing has a layout. What is in a draft is no copy: nobody writes to the
+        draft any more.
         """
         layout = self.packing(client).layout
         if layout is None:
             named = (self.desk(client, state.row).state_dict() for state in states)
-            return [{name: value.clone() for name, value in one.items()} for one in named]
+            return [
+                {name: value.to(torch.float32, copy=True) for name, value in one.items()}
+                for one in named
+            ]
         found: list[Mapping[str, Tensor]] = []
         for state in states:
             values = state.values.clone() if state.row is state.kept else state.values

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import pytest
 import torch
+from torch import nn
 
 from fedkd.flat import FlatArrays
 from fedkd.methods.fedavg import LANE, FedAvg
+from fedkd.models.base import Model, models
 from fedkd.types import Update
 
 METHOD = FedAvg()
@@ -72,3 +77,30 @@ def test_parameters_in_another_order_are_added_by_name():
 def test_no_updates_have_no_mean():
     with pytest.raises(ValueError, match="weight 0"):
         METHOD.finish(None, rng=torch.Generator())
+
+
+@dataclass(frozen=True)
+class BatchNormed(Model):
+    """A model whose batches leave a mean, a variance and a count behind."""
+
+    def build(self, input_shape: tuple[int, ...], n_classes: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(math.prod(input_shape), 8),
+            nn.BatchNorm1d(8),
+            nn.ReLU(),
+            nn.Linear(8, n_classes),
+        )
+
+
+def test_running_statistics_are_averaged_with_the_parameters(play, tiny):
+    models.register("averaged_batch_norm")(BatchNormed)
+    try:
+        results = play(tiny("method=fedavg", "models=averaged_batch_norm", "rounds=2"))
+    finally:
+        del models._classes["averaged_batch_norm"]
+    assert [result.failures for result in results] == [[], [], []]
+    first, last = (result.traffic.broadcast.arrays for result in (results[0], results[-1]))
+    assert torch.equal(first["2.running_mean"], torch.zeros(8))
+    assert bool((last["2.running_mean"] != 0).all())
+    assert float(last["2.num_batches_tracked"]) > float(first["2.num_batches_tracked"]) == 0
