@@ -33,6 +33,11 @@ class Channel:
         self._seed = scenario.training_seed()
         self._earlier: dict[int, tuple[int, bytes]] = {}
 
+    @property
+    def clear(self) -> bool:
+        """Whether every reply arrives as it is, once and at once."""
+        return self._faults == Faults()
+
     def carry(
         self,
         requests: Sequence[Request],

@@ -108,6 +108,12 @@ class Method(ABC):
     def accumulate(self, state: Any, upload: Upload, *, n_rows: int) -> Any:
         """Return the state with one upload more; ``state`` is used up, None begins one."""
 
+    def fold(self, state: Any, uploads: Sequence[Upload], *, n_rows: int) -> Any:
+        """Return the state with some uploads more, in their order; bit by bit the same."""
+        for upload in uploads:
+            state = self.accumulate(state, upload, n_rows=n_rows)
+        return state
+
     @abstractmethod
     def merge(self, left: Any, right: Any) -> Any:
         """Return the state that holds the uploads of both; ``left`` is used up."""
@@ -120,7 +126,10 @@ class Method(ABC):
         """
 
     def to_tensors(self, state: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return a state as named tensors and facts for JSON, where the method ``folds``."""
+        """Return a state as named tensors and facts for JSON, where the method ``folds``.
+
+        They are sums: a number of an update that is not finite shows in them.
+        """
         raise NotImplementedError("this method keeps uploads")
 
     def from_tensors(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Any:
@@ -131,10 +140,7 @@ class Method(ABC):
         self, uploads: Sequence[Upload], *, n_rows: int, rng: torch.Generator
     ) -> Broadcast | None:
         """Fold uploads, ordered by client, and finish."""
-        state: Any = None
-        for upload in uploads:
-            state = self.accumulate(state, upload, n_rows=n_rows)
-        return self.finish(state, rng=rng)
+        return self.finish(self.fold(None, uploads, n_rows=n_rows), rng=rng)
 
     @abstractmethod
     def absorb(self, learner: Learner, clients: Sequence[int], incoming: Broadcast | None) -> None:

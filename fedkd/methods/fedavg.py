@@ -35,10 +35,23 @@ class Total:
     """
 
     layout: Layout
-    weight: float
+    weight: float = 0.0
     lane: Tensor | None = None
     waiting: int = 0
     sums: Tensor | None = None
+
+    def add(self, vector: Tensor, weight: float) -> None:
+        """Add parameters, float32 ``[size]``, so many times."""
+        if self.waiting == LANE:
+            self.settled()
+        if self.lane is None:
+            self.lane = torch.empty_like(vector)
+        if self.waiting:
+            self.lane.add_(vector, alpha=weight)
+        else:
+            torch.mul(vector, weight, out=self.lane)
+        self.waiting += 1
+        self.weight += weight
 
     def settled(self) -> Tensor:
         """Return the sums with nothing left in the lane; in place, and any number of times."""
@@ -83,22 +96,14 @@ class FedAvg(Method):
         if not isinstance(upload, Update):
             raise TypeError("this method averages parameters")
         flat = FlatArrays.of(upload.arrays, None if state is None else state.layout)
-        total = Total(layout=flat.layout, weight=0.0) if state is None else state
-        if total.waiting == LANE:
-            total.settled()
-        if total.lane is None:
-            total.lane = torch.empty_like(flat.vector)
-        if total.waiting == 0:
-            torch.mul(flat.vector, upload.weight, out=total.lane)
-        else:
-            total.lane.add_(flat.vector, alpha=upload.weight)
-        total.waiting += 1
-        total.weight += upload.weight
+        total = Total(layout=flat.layout) if state is None else state
+        total.add(flat.vector, upload.weight)
         return total
 
     def merge(self, left: Any, right: Any) -> Any:
         """Add the right total to the left one, in place."""
-        left.settled().add_(right.settled())
+        sums = left.settled()
+        sums.add_(right.lane if right.sums is None and right.waiting else right.settled())
         left.weight += right.weight
         return left
 

@@ -31,7 +31,6 @@ from fedkd.transport.frames import (
     of_harvest,
     of_replies,
     of_requests,
-    pack,
     to_harvest,
     to_replies,
     to_requests,
@@ -51,8 +50,8 @@ class Worker(Protocol):
         """Return whether the worker was there to be sent to."""
         ...
 
-    def receive(self) -> bytes | None:
-        """Return the answer to what was sent; None when the worker died."""
+    def receive(self) -> Frame | None:
+        """Return the answer to what was sent, good until the next is; None from one that died."""
         ...
 
     def close(self) -> None:
@@ -139,7 +138,7 @@ class FrameGrid(BatchGrid, Generic[W]):
 
     def _exchange(
         self, requests: Sequence[Request], facts: Mapping[str, Any]
-    ) -> list[tuple[list[Request], bytes | None]]:
+    ) -> list[tuple[list[Request], Frame | None]]:
         """Return each worker's share of the requests and its answer, None from one that died."""
         owner = {g: n for n in range(len(self._workers)) for g in self._groups(n)}
         shares: dict[int, list[Request]] = {}
@@ -154,9 +153,9 @@ class FrameGrid(BatchGrid, Generic[W]):
             self._replace(n)
         return [(shares[n], answers[n]) for n in sorted(shares)]
 
-    def _answers(self, frames: Mapping[int, Frame]) -> dict[int, bytes | None]:
+    def _answers(self, frames: Mapping[int, Frame]) -> dict[int, Frame | None]:
         """Return what workers answer, in the order in which they do."""
-        answers: dict[int, bytes | None] = dict.fromkeys(frames)
+        answers: dict[int, Frame | None] = dict.fromkeys(frames)
         waiting = [n for n, frame in frames.items() if self._workers[n].send(frame)]
         while waiting:
             ready = self._ready([self._workers[n] for n in waiting])
@@ -180,21 +179,21 @@ def responder(clients: Clients, intake: Intake, *, method: Method, n_clients: in
     def split(requests: Sequence[Request]) -> list[list[Request]]:
         return grouped(requests, n_clients=n_clients)
 
-    def respond(frame: Frame) -> bytes:
+    def respond(frame: Frame) -> Frame:
         header, blobs = frame
         if header["do"] == "learn":
-            intake.learn(proxy_of(from_bytes(blobs[0])["proxy"]))
-            return pack({}, [])
+            intake.learn(proxy_of(from_bytes(bytes(blobs[0]))["proxy"]))
+            return {}, []
         if header["do"] == "save":
             for group in header["groups"]:
                 members = members_of(group, n_clients=n_clients)
                 clients.save(snapshot(Path(header["folder"]), group), members)
-            return pack({}, [])
+            return {}, []
         if header["do"] == "restore":
-            proxy = proxy_of(from_bytes(blobs[0])["proxy"]) if blobs else None
+            proxy = proxy_of(from_bytes(bytes(blobs[0]))["proxy"]) if blobs else None
             for path in header["paths"]:
                 clients.restore(Path(path), proxy)
-            return pack({}, [])
+            return {}, []
         requests = to_requests(header, blobs)
         if header["do"] == "ask":
             return of_replies([r for group in split(requests) for r in clients.handle(group)])
@@ -206,5 +205,5 @@ def responder(clients: Clients, intake: Intake, *, method: Method, n_clients: in
     return respond
 
 
-Respond = Callable[[Frame], bytes]
-"""Answers a frame in bytes."""
+Respond = Callable[[Frame], Frame]
+"""Answers a frame, whose byte strings may be views of memory that is used again afterwards."""

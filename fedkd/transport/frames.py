@@ -1,6 +1,7 @@
 """Requests, replies and harvests as bytes, for processes that share one simulation.
 
-A frame is a JSON header and some byte strings. Nothing is pickled.
+A frame is a JSON header and some byte strings, tensors among them as they lie in memory. Nothing
+is pickled.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ import json
 import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import torch
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as Proto
-from safetensors.torch import load, save
+from torch import Tensor
 
 from fedkd.methods.base import Method
 from fedkd.transport.batch import Harvest, Node
@@ -21,33 +25,89 @@ from fedkd.transport.codes import RecordError
 from fedkd.transport.messages import Action, Reply, Request
 from fedkd.transport.reading import parsed
 from fedkd.transport.records import read_reply, read_request, reply_records, request_records
-from fedkd.transport.stored import content_of, from_bytes, stored, to_bytes
-from fedkd.types import Upload
+from fedkd.transport.stored import Stored, content_of, from_bytes, stored, to_bytes
+from fedkd.types import Broadcast, Consensus, Upload
 
-Frame = tuple[dict[str, Any], list[bytes]]
+Blob = bytes | memoryview
+"""Some bytes; a view is one of single bytes."""
+Frame = tuple[dict[str, Any], list[Blob]]
 
 
-def pack(header: dict[str, Any], blobs: Sequence[bytes]) -> bytes:
-    """Return one byte string: lengths, header, byte strings."""
+def pieces(header: dict[str, Any], blobs: Sequence[Blob]) -> list[Blob]:
+    """Return a frame in pieces that are to follow each other: lengths, header, byte strings."""
     text = json.dumps(header).encode()
     sizes = [len(text), *(len(blob) for blob in blobs)]
-    return b"".join((struct.pack(f"<I{len(sizes)}Q", len(sizes), *sizes), text, *blobs))
+    return [struct.pack(f"<I{len(sizes)}Q", len(sizes), *sizes), text, *blobs]
 
 
-def unpack(data: bytes) -> Frame:
-    """Return what :func:`pack` put together; RecordError for anything else."""
+def pack(header: dict[str, Any], blobs: Sequence[Blob]) -> bytes:
+    """Return a frame as one byte string."""
+    return b"".join(pieces(header, blobs))
+
+
+def unpack(data: Blob) -> Frame:
+    """Return what :func:`pack` put together, with views of ``data``; RecordError for all else."""
     try:
         (count,) = struct.unpack_from("<I", data)
         sizes = struct.unpack_from(f"<{count}Q", data, 4)
     except struct.error:
         raise RecordError(f"a damaged frame of {len(data)} bytes") from None
-    start, parts = 4 + 8 * count, list[bytes]()
+    start, parts, whole = 4 + 8 * count, list[Blob](), memoryview(data)
     if not count or start + sum(sizes) != len(data):
         raise RecordError(f"a damaged frame: {len(data)} bytes for {count} parts")
     for size in sizes:
-        parts.append(data[start : start + size])
+        parts.append(whole[start : start + size])
         start += size
-    return parsed(parts[0]), parts[1:]
+    return parsed(bytes(parts[0])), parts[1:]
+
+
+@dataclass(kw_only=True)
+class _Bundle:
+    """The byte strings of a frame, each once."""
+
+    blobs: list[Blob] = field(default_factory=list[Blob])
+    places: dict[int, int] = field(default_factory=dict[int, int])
+
+    def put(self, blob: Blob) -> int:
+        """Return a byte string's place."""
+        if id(blob) not in self.places:
+            self.places[id(blob)] = len(self.blobs)
+            self.blobs.append(blob)
+        return self.places[id(blob)]
+
+    def put_all(self, tensors: Sequence[_Raw]) -> list[list[Any]]:
+        """Return what :func:`_taken` asks for of some tensors."""
+        return [[raw.name, raw.kind, raw.shape, self.put(raw.blob)] for raw in tensors]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Raw:
+    """A tensor as it lies in memory."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    blob: Blob
+
+
+def _raw(tensors: Mapping[str, Tensor]) -> list[_Raw]:
+    """Return tensors without copying them; they must not change until the frame is sent."""
+    found: list[_Raw] = []
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        kind, shape = str(plain.dtype).removeprefix("torch."), tuple(plain.shape)
+        blob = memoryview(plain.flatten().view(torch.uint8).numpy())
+        found.append(_Raw(name=name, kind=kind, shape=shape, blob=blob))
+    return found
+
+
+def _taken(told: Sequence[Sequence[Any]], blobs: Sequence[Blob]) -> dict[str, Tensor]:
+    """Return the tensors of a frame, copied."""
+    found: dict[str, Tensor] = {}
+    for name, kind, shape, place in told:
+        plain = torch.from_numpy(np.frombuffer(blobs[place], dtype=np.uint8).copy())
+        found[name] = plain.view(getattr(torch, kind)).view(shape)
+    return found
 
 
 def of_requests(
@@ -59,46 +119,70 @@ def of_requests(
     byte string in all frames.
     """
     made: dict[tuple[int, ...], bytes] = {}
+    sent: dict[int, tuple[dict[str, Any], list[_Raw]]] = {}
     frames: dict[int, Frame] = {}
     for n, requests in shares.items():
         places: dict[tuple[int, ...], int] = {}
-        where: list[int] = []
+        bundle, contents, where = _Bundle(), list[dict[str, Any]](), list[int]()
         for request in requests:
-            same = (id(request.incoming), id(request.proxy), id(request.roll), id(request.keys))
+            incoming = request.incoming
+            same = (id(incoming), id(request.proxy), id(request.roll), id(request.keys))
             if same not in made:
-                records = recorddict_to_proto(request_records(request))
+                records = recorddict_to_proto(request_records(replace(request, incoming=None)))
                 made[same] = records.SerializeToString()
-            where.append(places.setdefault(same, len(places)))
+            if same not in places:
+                places[same] = len(contents)
+                contents.append({"records": bundle.put(made[same])})
+                if incoming is not None:
+                    if id(incoming) not in sent:
+                        sent[id(incoming)] = _as_told(incoming)
+                    about, raw = sent[id(incoming)]
+                    contents[-1] |= {"facts": about, "tensors": bundle.put_all(raw)}
+            where.append(places[same])
         header = {
             "action": requests[0].action.value,
             "clients": [request.client for request in requests],
             "where": where,
+            "contents": contents,
         }
-        frames[n] = (header | dict(facts), [made[same] for same in places])
+        frames[n] = (header | dict(facts), bundle.blobs)
     return frames
 
 
-def to_requests(header: dict[str, Any], blobs: Sequence[bytes]) -> list[Request]:
+def _as_told(broadcast: Broadcast) -> tuple[dict[str, Any], list[_Raw]]:
+    """Return a broadcast as clients get it."""
+    told = replace(broadcast, keepers=None) if isinstance(broadcast, Consensus) else broadcast
+    parts = stored(told)
+    return parts.facts, _raw(parts.tensors)
+
+
+def to_requests(header: dict[str, Any], blobs: Sequence[Blob]) -> list[Request]:
     """Return the requests of a frame; requests that shared content share it again."""
-    action = Action(header["action"])
+    action, contents = Action(header["action"]), header["contents"]
+    incoming: dict[tuple[int, ...], Any] = {}
     asked: list[Request] = []
     read: dict[int, Request] = {}
     for client, place in zip(header["clients"], header["where"], strict=True):
         first = read.get(place)
         if first is None or first.proxy is not None:  # a proxy set names its reader's own rows
-            records = recorddict_from_proto(Proto.FromString(blobs[place]))
-            request = read_request(records, action=action, client=client)
-            first = read.setdefault(place, request)
-            proxy = request.proxy
-        else:
-            proxy = None
+            told = contents[place]
+            records = recorddict_from_proto(Proto.FromString(bytes(blobs[told["records"]])))
+            first = read_request(records, action=action, client=client)
+            if "tensors" in told:
+                same = tuple(at for *_, at in told["tensors"])
+                if same not in incoming:
+                    parts = Stored(tensors=_taken(told["tensors"], blobs), facts=told["facts"])
+                    incoming[same] = content_of(parts)
+                first = replace(first, incoming=incoming[same])
+            read[place] = first
+            asked.append(first)
+            continue
         asked.append(
             Request(
                 action=action,
                 client=client,
                 round=first.round,
                 incoming=first.incoming,
-                proxy=proxy,
                 closing=first.closing,
                 roll=first.roll,
                 keys=first.keys,
@@ -107,37 +191,36 @@ def to_requests(header: dict[str, Any], blobs: Sequence[bytes]) -> list[Request]
     return asked
 
 
-def of_replies(replies: Sequence[Reply]) -> bytes:
+def of_replies(replies: Sequence[Reply]) -> Frame:
     """Return a frame of replies."""
     header = {
         "clients": [reply.client for reply in replies],
         "errors": [reply.error for reply in replies],
     }
-    return pack(
-        header, [recorddict_to_proto(reply_records(r)).SerializeToString() for r in replies]
-    )
+    return header, [recorddict_to_proto(reply_records(r)).SerializeToString() for r in replies]
 
 
-def to_replies(data: bytes) -> list[Reply]:
+def to_replies(frame: Frame) -> list[Reply]:
     """Return the replies of a frame."""
-    header, blobs = unpack(data)
+    header, blobs = frame
     return [
         Reply(client=client, error=error)
         if error
-        else read_reply(recorddict_from_proto(Proto.FromString(blob)))
+        else read_reply(recorddict_from_proto(Proto.FromString(bytes(blob))))
         for client, error, blob in zip(header["clients"], header["errors"], blobs, strict=True)
     ]
 
 
-def of_harvest(harvest: Harvest, *, method: Method) -> bytes:
-    """Return a frame of a harvest."""
-    states: list[tuple[Node, dict[str, Any]]] = []
-    blobs = [_stored(harvest.uploads), _stored(harvest.late)]
+def of_harvest(harvest: Harvest, *, method: Method) -> Frame:
+    """Return a frame of a harvest, with views of its states."""
+    states: list[tuple[Node, dict[str, Any], list[list[Any]]]] = []
+    bundle = _Bundle()
+    kept = [bundle.put(_stored(uploads)) for uploads in (harvest.uploads, harvest.late)]
     for node, state in harvest.states.items():
         tensors, facts = method.to_tensors(state)
-        states.append((node, facts))
-        blobs.append(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+        states.append((node, facts, bundle.put_all(_raw(tensors))))
     header = {
+        "kept": kept,
         "answered": harvest.answered,
         "failures": harvest.failures,
         "states": states,
@@ -147,24 +230,25 @@ def of_harvest(harvest: Harvest, *, method: Method) -> bytes:
         "waited": harvest.waited,
         "spent": list(harvest.spent.items()),
     }
-    return pack(header, blobs)
+    return header, bundle.blobs
 
 
-def to_harvest(data: bytes, *, method: Method) -> Harvest:
+def to_harvest(frame: Frame, *, method: Method) -> Harvest:
     """Return the harvest of a frame."""
-    header, (uploads, late, *sums) = unpack(data)
+    header, blobs = frame
+    uploads, late = (_uploads(bytes(blobs[place])) for place in header["kept"])
     states: dict[Node, Any] = {}
-    for ((height, number), facts), tensors in zip(header["states"], sums, strict=True):
-        states[height, number] = method.from_tensors(load(tensors), facts)
+    for (height, number), facts, told in header["states"]:
+        states[height, number] = method.from_tensors(_taken(told, blobs), facts)
     return Harvest(
         answered=header["answered"],
         failures=[(client, reason) for client, reason in header["failures"]],
         states=states,
-        uploads=_uploads(uploads),
+        uploads=uploads,
         tallies=Counter(header["tallies"]),
         bytes_up=Counter(header["bytes_up"]),
         refused=[(client, reason) for client, reason in header["refused"]],
-        late=_uploads(late),
+        late=late,
         waited=header["waited"],
         spent={client: (seconds, joules) for client, (seconds, joules) in header["spent"]},
     )

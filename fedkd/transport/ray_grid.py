@@ -18,7 +18,7 @@ from fedkd.errors import ConfigError, RunStopped
 from fedkd.methods.base import Method
 from fedkd.transport.batch import snapshot
 from fedkd.transport.frame_grid import FrameGrid
-from fedkd.transport.frames import Frame
+from fedkd.transport.frames import Blob, Frame, unpack
 from fedkd.transport.home import Home
 from fedkd.transport.ray_cluster import Cluster
 from fedkd.transport.ray_host import SEAL, Host
@@ -68,7 +68,7 @@ class RayGrid(FrameGrid["RayWorker"]):
     def __init__(self, cluster: Cluster, plan: Plan, *, method: Method, n_clients: int) -> None:
         super().__init__(method=method, n_clients=n_clients)
         self._cluster, self._plan = cluster, plan
-        self._shared: dict[int, tuple[bytes, Any]] = {}
+        self._shared: dict[int, tuple[Blob, Any]] = {}
         self._sealed = secrets.token_hex(16)
         (Path(plan.home.states) / SEAL).write_text(self._sealed, encoding="utf-8")
         self._workers = [self._made(n, n_cpus=1) for n in range(plan.n_workers)]
@@ -149,12 +149,12 @@ class RayGrid(FrameGrid["RayWorker"]):
         ready, _ = self._cluster.ray.wait([worker.pending for worker in waiting])
         return [worker for worker in waiting if worker.pending in ready]
 
-    def _share(self, blob: bytes) -> Any:
+    def _share(self, blob: Blob) -> Any:
         """Return a large byte string's place in the object store, the same for all actors."""
         if len(blob) < SHARED_FROM:
-            return blob
+            return bytes(blob)
         if id(blob) not in self._shared:
-            self._shared[id(blob)] = (blob, self._cluster.ray.put(blob))
+            self._shared[id(blob)] = (blob, self._cluster.ray.put(bytes(blob)))
         return self._shared[id(blob)][1]
 
 
@@ -167,7 +167,7 @@ class RayWorker:
         died: whether it did, before it was.
     """
 
-    def __init__(self, ray: Any, actor: Any, facts: bytes, share: Callable[[bytes], Any]) -> None:
+    def __init__(self, ray: Any, actor: Any, facts: bytes, share: Callable[[Blob], Any]) -> None:
         self._ray, self._actor, self._share = ray, actor, share
         self.pending = actor.open.remote(facts)
         self.process_id, self.died = 0, False
@@ -201,10 +201,10 @@ class RayWorker:
         self.pending = self._actor.answer.remote(json.dumps(header).encode(), *packed)
         return True
 
-    def receive(self) -> bytes | None:
+    def receive(self) -> Frame | None:
         """Return the answer; None when the actor died, or its machine with the answer."""
         try:
-            return self._ray.get(self.pending)
+            return unpack(self._ray.get(self.pending))
         except self._ray.exceptions.RayError:
             return None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fedkd.transport.frame_grid import Respond, responder
-from fedkd.transport.frames import Frame
+from fedkd.transport.frames import Frame, pack
 from fedkd.transport.home import Home, part
 
 SEAL = "seal"
@@ -39,13 +39,13 @@ class Host:
     def answer(self, header: bytes, *blobs: bytes) -> bytes:
         """Answer one frame, whose byte strings come one by one."""
         try:
-            return self._respond((json.loads(header), list(blobs)))
+            return pack(*self._respond((json.loads(header), list(blobs))))
         except Exception:  # it would cross pickled, with all that it holds
             logger.exception("a worker failed")
             os._exit(1)
 
 
-def _not_open(frame: Frame) -> bytes:
+def _not_open(frame: Frame) -> Frame:
     raise RuntimeError("a frame came before the worker was open")
 
 

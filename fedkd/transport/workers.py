@@ -1,14 +1,14 @@
 """Clients of a simulation in worker processes: one a core, each with some groups of clients.
 
 A worker is forked from this process, so it starts in no time and shares the rows of all clients
-(``bank.py``); requests and answers cross as bytes. A worker that dies fails its round and is
+(``bank.py``); requests and answers cross as bytes, in memory that both share. A worker that dies fails its round and is
 replaced: the new one finds their rows as the last finished round left them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import mmap
 import multiprocessing
 import os
 import signal
@@ -22,7 +22,7 @@ import torch
 from fedkd.methods.base import Method
 from fedkd.transport.batch import Clients, Intake
 from fedkd.transport.frame_grid import FrameGrid, Respond, responder
-from fedkd.transport.frames import Frame, pack, unpack
+from fedkd.transport.frames import Frame, pieces, unpack
 
 
 class WorkerGrid(FrameGrid["ForkedWorker"]):
@@ -62,79 +62,103 @@ class WorkerGrid(FrameGrid["ForkedWorker"]):
 
 
 class ForkedWorker:
-    """A forked process at the other end of two pipes.
+    """A forked process at the other end of two lines.
 
     Attributes:
-        answers: where they come in.
+        answers: readable once an answer is there.
         process_id: of the process.
     """
 
     def __init__(self, respond: Respond) -> None:
         context = multiprocessing.get_context("fork")
-        questions, self._questions = _roomy_pipe(context)
-        self.answers, answers = _roomy_pipe(context)
-        ours = (self._questions, self.answers)
-        work = context.Process(target=_work, args=(questions, answers, ours, respond), daemon=True)
+        self._questions, self._answers = _Line(context), _Line(context)
+        work = context.Process(
+            target=_work, args=(self._questions, self._answers, respond), daemon=True
+        )
         self._process = work
         self._process.start()
-        questions.close()
-        answers.close()
+        self._questions.reads.close()
+        self._answers.writes.close()
+        self.answers = self._answers.reads
         self.process_id = self._process.pid or 0
 
     def send(self, frame: Frame) -> bool:
         """Return whether the worker was there to be sent to."""
-        return self._send(pack(*frame))
-
-    def receive(self) -> bytes | None:
-        """Return the answer; None when the worker died."""
         try:
-            return self.answers.recv_bytes()
+            self._questions.send(frame)
+        except OSError:
+            return False
+        return True
+
+    def receive(self) -> Frame | None:
+        """Return the answer, good until the next frame is sent; None when the worker died."""
+        try:
+            return self._answers.receive()
         except (EOFError, OSError):
             return None
 
     def close(self) -> None:
         """End the process. Closed pipes alone would not do: workers forked later hold them too."""
-        self._send(_STOP)
-        self._questions.close()
-        self.answers.close()
+        with contextlib.suppress(OSError):
+            self._questions.end()
+        self._questions.writes.close()
+        self._answers.reads.close()
         self._process.join(timeout=5)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
 
-    def _send(self, data: bytes) -> bool:
-        try:
-            self._questions.send_bytes(data)
-        except OSError:
-            return False
-        return True
 
+class _Line:
+    """One way from a process to one that is forked from it, or back; a frame at a time.
 
-def _roomy_pipe(context: ForkContext) -> tuple[Connection, Connection]:
-    """Return both ends of a pipe, to read and to write, that takes a whole frame at a time.
-
-    With the 64 KiB that pipes begin with, writer and reader would wait for each other in turns.
+    Frames lie in memory that both share; a pipe says how long they are, and that they are there.
+    One that is too long for the memory goes through the pipe.
     """
-    reads, writes = (cast("Connection", end) for end in context.Pipe(duplex=False))
-    with contextlib.suppress(AttributeError, OSError):  # not on Linux, or more than is allowed
-        fcntl.fcntl(writes.fileno(), fcntl.F_SETPIPE_SZ, ROOM)
-    return reads, writes
+
+    def __init__(self, context: ForkContext) -> None:
+        pipe = (cast("Connection", end) for end in context.Pipe(duplex=False))
+        self.reads, self.writes = pipe
+        self._memory = memoryview(mmap.mmap(-1, ROOM))
+
+    def send(self, frame: Frame) -> None:
+        """Write a frame over the one before."""
+        parts = pieces(*frame)
+        size = sum(map(len, parts))
+        if size > ROOM:
+            self.writes.send_bytes(b"".join(parts))
+            return
+        start = 0
+        for part in parts:
+            self._memory[start : start + len(part)] = part
+            start += len(part)
+        self.writes.send_bytes(size.to_bytes(_LENGTH))
+
+    def receive(self) -> Frame:
+        """Wait for a frame; EOFError after the last one."""
+        told = self.reads.recv_bytes()
+        if not told:
+            raise EOFError
+        return unpack(told if len(told) > _LENGTH else self._memory[: int.from_bytes(told)])
+
+    def end(self) -> None:
+        """Say that no more frames come."""
+        self.writes.send_bytes(b"")
 
 
-def _work(
-    questions: Connection, answers: Connection, parents: Sequence[Connection], respond: Respond
-) -> None:
+def _work(questions: _Line, answers: _Line, respond: Respond) -> None:
     """Answer until the parent is gone. Nothing of the parent's clean-up runs here."""
-    for end in parents:
-        end.close()
+    questions.writes.close()
+    answers.reads.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, OSError):
-        while data := questions.recv_bytes():
-            answers.send_bytes(respond(unpack(data)))
+        while True:
+            answers.send(respond(questions.receive()))
     os._exit(0)
 
 
-ROOM = 1 << 20
-"""Bytes of a pipe, the most that Linux lets everybody have."""
-_STOP = b""
+ROOM = 1 << 26
+"""Bytes that a frame has in memory, which takes as much of it as the longest one needs."""
+_LENGTH = 8
+"""Bytes that say how long a frame is; a frame itself is longer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fedkd.data.federation import load
@@ -15,9 +15,9 @@ from fedkd.transport.batch import Harvest, climb, group_of, groups_of
 from fedkd.transport.messages import Delivery, Reply, Request
 from fedkd.transport.reading import Limits
 from fedkd.transport.sizes import message_size
-from fedkd.types import Broadcast, Knowledge, ProxySet, Upload
+from fedkd.types import Broadcast, Knowledge, ProxySet, Update, Upload
 from fedkd_server.oracle import Holdings
-from fedkd_server.validation import Expected, UploadError, check_knowledge, check_update
+from fedkd_server.validation import Expected, UploadError, check_knowledge, check_update, finite
 
 
 class UploadIntake:
@@ -60,22 +60,16 @@ class UploadIntake:
 
         In a simulation the scenario's faults stand between the replies and what arrives.
         """
-        harvest = Harvest()
-        arrived: dict[int, list[Delivery]] = {}
-        for request, reply in zip(requests, replies, strict=True):
-            took = spent(self._scenario, request, reply)
-            if took is not None:
-                harvest.spent[request.client] = (took.seconds, took.joules)
-        sent_at = {client: seconds for client, (seconds, _) in harvest.spent.items()}
-        for delivery in self._channel.carry(requests, replies, sent_at=sent_at):
-            arrived.setdefault(delivery.client, []).append(delivery)
-        for request in requests:
-            counted = _admitted(harvest, request, arrived.get(request.client, []))
-            if counted is None:
+        harvest, sound = Harvest(), dict[int, Upload]()
+        for request, reply, seconds in self._arrived(harvest, requests, replies):
+            if reply is None:
                 harvest.failures.append((request.client, Loss.NO_ANSWER.value))
-            else:
-                harvest.waited = max(harvest.waited, counted.seconds)
-                self._take_one(harvest, request, counted, keep=keep)
+                continue
+            harvest.waited = max(harvest.waited, seconds)
+            upload = self._in_time(harvest, request, reply, seconds, keep=keep)
+            if upload is not None:
+                sound[request.client] = upload
+        self._fold(harvest, sound, keep=keep)
         return harvest
 
     def take_overdue(self, requests: Sequence[Request], replies: Sequence[Reply]) -> Harvest:
@@ -87,58 +81,107 @@ class UploadIntake:
                 harvest.stand_ins[request.client] = upload
         return harvest
 
-    def _take_one(
-        self, harvest: Harvest, request: Request, delivery: Delivery, *, keep: bool
-    ) -> None:
+    def _arrived(
+        self, harvest: Harvest, requests: Sequence[Request], replies: Sequence[Reply]
+    ) -> Iterator[tuple[Request, Reply | None, float]]:
+        """Yield every request with the reply that counts, and after how many virtual seconds."""
+        if self._channel.clear and not self._scenario.devices:
+            for request, reply in zip(requests, replies, strict=True):
+                yield request, reply, 0.0
+            return
+        arrived: dict[int, list[Delivery]] = {}
+        for request, reply in zip(requests, replies, strict=True):
+            took = spent(self._scenario, request, reply)
+            if took is not None:
+                harvest.spent[request.client] = (took.seconds, took.joules)
+        sent_at = {client: seconds for client, (seconds, _) in harvest.spent.items()}
+        for delivery in self._channel.carry(requests, replies, sent_at=sent_at):
+            arrived.setdefault(delivery.client, []).append(delivery)
+        for request in requests:
+            counted = _admitted(harvest, request, arrived.get(request.client, []))
+            yield (request, None, 0.0) if counted is None else (
+                request,
+                counted.reply,
+                counted.seconds,
+            )
+
+    def _in_time(
+        self, harvest: Harvest, request: Request, reply: Reply, seconds: float, *, keep: bool
+    ) -> Upload | None:
+        """Return a reply's upload, if it can be used in this round; else say why not."""
         deadline, client = self._scenario.deadline_s, request.client
-        late = deadline is not None and delivery.seconds > deadline
+        late = deadline is not None and seconds > deadline
         if late and not self._keeps_late:
             harvest.failures.append((client, Loss.LATE.value))
-            return
-        upload, reason = self._checked(harvest, request, delivery.reply)
+            return None
+        upload, reason = self._checked(harvest, request, reply, in_sum=not (late or keep))
         if not reason and late:
             reason = Loss.LATE.value
             if upload is not None:
                 harvest.late[client] = upload
         if reason:
             harvest.failures.append((client, reason))
-        elif upload is not None:
-            self._fold(harvest, client, upload, keep=keep)
+            return None
+        return upload
 
     def _checked(
-        self, harvest: Harvest, request: Request, reply: Reply
+        self, harvest: Harvest, request: Request, reply: Reply, *, in_sum: bool = False
     ) -> tuple[Upload | None, str]:
-        """Return a reply's upload and why it cannot be used; neither where none is due."""
+        """Return a reply's upload and why it cannot be used; neither where none is due.
+
+        ``in_sum`` is whether its numbers are looked at when they are added up (:meth:`_fold`).
+        """
         if reply.error:
             return None, reply.error
         harvest.answered.append(request.client)
         if reply.client != request.client:
             return None, Loss.OTHER_CLIENT.value
         try:
-            harvest.bytes_up.update(message_size(reply))
-            return self._sound(reply, request.incoming), ""
+            for kind, size in message_size(reply).items():
+                harvest.bytes_up[kind] += size
+            return self._sound(reply, request.incoming, in_sum=in_sum), ""
         except UploadError as error:
             return None, f"dropped: {error}"
         except Exception as error:  # whatever an upload provokes is its client's failure
             return None, f"dropped: {type(error).__name__}"
 
-    def _sound(self, reply: Reply, sent: Broadcast | None) -> Upload | None:
+    def _sound(self, reply: Reply, sent: Broadcast | None, *, in_sum: bool) -> Upload | None:
         if self._method.message is MessageKind.KNOWLEDGE:
             return check_knowledge(reply.upload, self.expected())
         if self._method.message is MessageKind.UPDATE:
-            return check_update(reply.upload, sent)
+            return check_update(reply.upload, sent, in_sum=in_sum)
         return None
 
-    def _fold(self, harvest: Harvest, client: int, upload: Upload, *, keep: bool) -> None:
-        if isinstance(upload, Knowledge) and self._holdings is not None:
-            harvest.tallies.update(self._holdings.tally(client, upload))
+    def _fold(self, harvest: Harvest, sound: dict[int, Upload], *, keep: bool) -> None:
+        """Keep a group's uploads or fold them; an update that is not finite shows in the sums."""
+        if self._holdings is not None:
+            for client, upload in sound.items():
+                if isinstance(upload, Knowledge):
+                    harvest.tallies.update(self._holdings.tally(client, upload))
         if keep:
-            harvest.uploads[client] = upload
+            harvest.uploads |= sound
+        if keep or not sound:
             return
         n_rows = 0 if self._proxy is None else self._proxy.n_rows
-        node = (0, group_of(client, n_clients=self._scenario.clients))
-        state = harvest.states.get(node)
-        harvest.states[node] = self._method.accumulate(state, upload, n_rows=n_rows)
+        state = self._method.fold(None, list(sound.values()), n_rows=n_rows)
+        if self._method.message is MessageKind.UPDATE and not self._all_finite(state):
+            finite = {c: u for c, u in sound.items() if self._finite(harvest, c, u)}
+            if not finite:
+                return
+            state = self._method.fold(None, list(finite.values()), n_rows=n_rows)
+        node = (0, group_of(next(iter(sound)), n_clients=self._scenario.clients))
+        harvest.states[node] = state
+
+    def _all_finite(self, state: Any) -> bool:
+        sums, _ = self._method.to_tensors(state)
+        return all(map(finite, sums.values()))
+
+    def _finite(self, harvest: Harvest, client: int, upload: Upload) -> bool:
+        """Drop an update whose numbers are not finite."""
+        if not isinstance(upload, Update) or all(map(finite, upload.arrays.values())):
+            return True
+        harvest.failures.append((client, "dropped: numbers that are not finite"))
+        return False
 
 
 def _admitted(harvest: Harvest, request: Request, arrived: Sequence[Delivery]) -> Delivery | None:

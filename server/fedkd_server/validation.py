@@ -108,8 +108,8 @@ def _check_row_temperatures(upload: Knowledge, expected: Expected) -> None:
 
 def _check_values(upload: Knowledge, expected: Expected) -> None:
     scores = upload.scores.float()
-    _check_finite(scores)
-    _check_finite(upload.weights)
+    check_finite(scores)
+    check_finite(upload.weights)
     if bool(((upload.weights <= 0) | (upload.weights > 1)).any()):
         raise UploadError("weights outside (0, 1]")
     if upload.space is Space.LOGITS:
@@ -123,8 +123,16 @@ def _check_values(upload: Knowledge, expected: Expected) -> None:
         raise UploadError("rows that are not probabilities")
 
 
-def check_update(upload: Upload | None, sent: Broadcast | None) -> Update:
+def check_update(
+    upload: Upload | None, sent: Broadcast | None, *, in_sum: bool = False
+) -> Update:
     """Return ``upload`` as an update of the parameters that were sent, in their layout.
+
+    Args:
+        upload: what came.
+        sent: what it is an update of.
+        in_sum: whether the caller sees to it that numbers which are not finite are found, by the
+            sum over some updates.
 
     Raises:
         UploadError: it is none.
@@ -136,7 +144,8 @@ def check_update(upload: Upload | None, sent: Broadcast | None) -> Update:
     layout = FlatArrays.of(sent.arrays).layout
     if not (isinstance(upload.arrays, FlatArrays) and upload.arrays.layout == layout):
         upload = replace(upload, arrays=_laid_out(upload.arrays, layout))
-    _check_finite(FlatArrays.of(upload.arrays).vector)
+    if not in_sum:
+        check_finite(FlatArrays.of(upload.arrays).vector)
     return upload
 
 
@@ -181,17 +190,18 @@ def check_contribution(
     if inputs.dtype not in (torch.uint8, torch.int16, torch.float32):
         raise UploadError("inputs that are neither uint8, int16 nor float32")
     if inputs.is_floating_point():
-        _check_finite(inputs)
+        check_finite(inputs)
     return contribution
 
 
-def _finite(values: Tensor) -> bool:
+def finite(values: Tensor) -> bool:
     """Return whether all values are finite; one that is not shows in their sum."""
     if not values.is_floating_point() or math.isfinite(float(values.sum())):
         return True
     return bool(torch.isfinite(values).all())
 
 
-def _check_finite(values: Tensor) -> None:
-    if not _finite(values):
+def check_finite(values: Tensor) -> None:
+    """Raise UploadError where values are not all finite."""
+    if not finite(values):
         raise UploadError("numbers that are not finite")

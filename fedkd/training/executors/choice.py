@@ -119,5 +119,5 @@ def cached_block(size: int) -> int:
     return max(1, min(_MOST, _CACHED // max(1, size)))
 
 
-_DEEP, _MOST, _CACHED = 4, 128, 1_000_000
+_DEEP, _MOST, _CACHED = 4, 512, 2_000_000
 _MISFIT = "(it draws random numbers, is recurrent or keeps buffers)"
