@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 
@@ -41,7 +42,8 @@ def torch_streams(
     begun = _mixed(seed, zlib.crc32(purpose.encode()), round)
     if begun is None:
         return [torch_stream(seed, purpose, round=round, client=client) for client in clients]
-    return [torch.Generator().manual_seed(_finished(*begun, client + 1)) for client in clients]
+    seeds = _finished(*begun, np.array(clients, dtype=np.uint64) + np.uint64(1))
+    return [torch.Generator().manual_seed(one) for one in seeds.tolist()]
 
 
 def noise_stream(
@@ -124,20 +126,24 @@ def _mixed(seed: int, *key: int) -> tuple[tuple[int, ...], int] | None:
     return tuple(pool), constant
 
 
-def _finished(pool: tuple[int, ...], constant: int, word: int) -> int:
-    """Mix in the last word of a key; return the seed that :func:`torch_stream` takes."""
-    state, begun = 0, _INIT_B
+def _finished(
+    pool: tuple[int, ...], constant: int, words: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]:
+    """Mix in each last word of a key; return the seeds that :func:`torch_stream` takes."""
+    seeds, begun = np.zeros_like(words), _INIT_B
     for n, part in enumerate(pool[:_NEEDED]):
-        value = word ^ constant
+        found = words ^ np.uint64(constant)
         constant = constant * _MULT_A & _WORD
-        value = value * constant & _WORD
-        value = part * _MIX_L - (value ^ value >> 16) * _MIX_R & _WORD
-        value ^= value >> 16 ^ begun
+        found = found * np.uint64(constant) & _LOW
+        found = np.uint64(part * _MIX_L & _WORD) - (found ^ found >> _HALF) * np.uint64(_MIX_R)
+        found &= _LOW
+        found ^= found >> _HALF ^ np.uint64(begun)
         begun = begun * _MULT_B & _WORD
-        value = value * begun & _WORD
-        state |= (value ^ value >> 16) << 32 * n
-    return state >> 1
+        found = found * np.uint64(begun) & _LOW
+        seeds |= (found ^ found >> _HALF) << np.uint64(32 * n)
+    return seeds >> np.uint64(1)
 
 
+_LOW, _HALF = np.uint64(_WORD), np.uint64(16)
 _NEEDED = 2
 """Words of a 64-bit seed."""

@@ -122,9 +122,9 @@ class Knowledge:
         return self.rows.shape[0]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, slots=True)
 class Update:
-    """Model parameters, for baselines that average weights.
+    """Model parameters, for baselines that average weights; not to be changed.
 
     Attributes:
         arrays: float32 parameter tensors by name, in the module's own order; parts of one vector

@@ -48,9 +48,9 @@ class Reading(NamedTuple):
         return self.order[start + batch * self.size : start + min(self.n, (batch + 1) * self.size)]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, slots=True)
 class Job:
-    """One client's training of one round, whoever carries it out.
+    """One client's training of one round, whoever carries it out; not to be changed.
 
     Attributes:
         private: may be empty; then only the lesson is learnt.
@@ -72,10 +72,15 @@ class Job:
         """Return what is read of the private examples and of the lesson; draws from ``order``."""
         recipe, size = self.recipe, self.recipe.batch_size
         n_private = len(self.private)
-        n_lesson = 0 if self.lesson is None else len(self.lesson)
+        if self.lesson is None or not len(self.lesson):
+            passes = recipe.local_epochs if n_private else 0
+            drawn = [torch.randperm(n_private, generator=self.order) for _ in range(passes)]
+            steps = passes * -(-n_private // size)
+            return Reading(end_to_end(drawn), n_private, size, 0, steps), _NO_READING
+        n_lesson = len(self.lesson)
         own, shared = -(-n_private // size), -(-n_lesson // size)
         first, n_own, n_shared = shared, recipe.local_epochs * own, shared
-        if n_private and n_lesson and recipe.order is Order.INTERLEAVED:
+        if n_private and recipe.order is Order.INTERLEAVED:
             first, n_own = 0, max(n_own, shared)
             n_shared = n_own
         epochs: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -145,3 +150,4 @@ def end_to_end(epochs: list[Tensor]) -> Tensor:
 
 _NOTHING = torch.zeros(0, dtype=torch.int64)
 """No positions; not to be changed."""
+_NO_READING = Reading(_NOTHING, 0, 1, 0, 0)

@@ -96,7 +96,7 @@ def _raw(tensors: Mapping[str, Tensor]) -> list[_Raw]:
     for name, tensor in tensors.items():
         plain = tensor.detach().cpu().contiguous()
         kind, shape = str(plain.dtype).removeprefix("torch."), tuple(plain.shape)
-        blob = memoryview(plain.flatten().view(torch.uint8).numpy())
+        blob = plain.flatten().view(torch.uint8).numpy().data
         found.append(_Raw(name=name, kind=kind, shape=shape, blob=blob))
     return found
 

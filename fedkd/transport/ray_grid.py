@@ -86,7 +86,7 @@ class RayGrid(FrameGrid["RayWorker"]):
         Raises:
             RunStopped: an actor died over it.
         """
-        blobs = [] if proxy is None else [to_bytes({"proxy": stored_proxy(proxy)})]
+        blobs: list[Blob] = [] if proxy is None else [to_bytes({"proxy": stored_proxy(proxy)})]
         frames: dict[int, Frame] = {}
         for n in range(len(self._workers)):
             found = [snapshot(folder, group) for group in self._groups(n)]

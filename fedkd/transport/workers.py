@@ -1,8 +1,8 @@
 """Clients of a simulation in worker processes: one a core, each with some groups of clients.
 
 A worker is forked from this process, so it starts in no time and shares the rows of all clients
-(``bank.py``); requests and answers cross as bytes, in memory that both share. A worker that dies fails its round and is
-replaced: the new one finds their rows as the last finished round left them.
+(``bank.py``); requests and answers cross as bytes, in memory that both share. A worker that dies
+fails its round and is replaced: the new one finds their rows as the last finished round left them.
 """
 
 from __future__ import annotations

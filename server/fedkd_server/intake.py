@@ -99,10 +99,14 @@ class UploadIntake:
             arrived.setdefault(delivery.client, []).append(delivery)
         for request in requests:
             counted = _admitted(harvest, request, arrived.get(request.client, []))
-            yield (request, None, 0.0) if counted is None else (
-                request,
-                counted.reply,
-                counted.seconds,
+            yield (
+                (request, None, 0.0)
+                if counted is None
+                else (
+                    request,
+                    counted.reply,
+                    counted.seconds,
+                )
             )
 
     def _in_time(

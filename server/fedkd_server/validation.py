@@ -123,9 +123,7 @@ def _check_values(upload: Knowledge, expected: Expected) -> None:
         raise UploadError("rows that are not probabilities")
 
 
-def check_update(
-    upload: Upload | None, sent: Broadcast | None, *, in_sum: bool = False
-) -> Update:
+def check_update(upload: Upload | None, sent: Broadcast | None, *, in_sum: bool = False) -> Update:
     """Return ``upload`` as an update of the parameters that were sent, in their layout.
 
     Args:
