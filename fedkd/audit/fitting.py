@@ -122,7 +122,7 @@ class Fitter:
         return module.eval()
 
 
-@dataclass(eq=False, kw_only=True, slots=True)
+@dataclass(eq=False, kw_only=True)
 class _Share(Job):
     """A job that reads its own part of a lesson, the positions ``mine``, in every epoch."""
 
