@@ -129,7 +129,7 @@ def test_what_was_fitted_before_is_given_out_again(tiny):
     assert not first.training
 
 
-@pytest.mark.parametrize(("name", "most"), [("cnn_small", 2), ("mlp", 128)])
+@pytest.mark.parametrize(("name", "most"), [("cnn_small", 2), ("mlp", 512)])
 def test_no_more_than_a_block_of_lots_is_held(tiny, name, most):
     bench = bench_of(tiny(f"models={name}"))
     alive, peak = [0], [0]
@@ -138,7 +138,7 @@ def test_no_more_than_a_block_of_lots_is_held(tiny, name, most):
         alive[0] -= 1
 
     def lots():
-        for seed in range(6 if name == "cnn_small" else 300):
+        for seed in range(6 if name == "cnn_small" else 600):
             examples = _part(bench.public, seed % 50, 4)
             weakref.finalize(examples, gone)
             alive[0] += 1
