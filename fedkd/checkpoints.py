@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ FOLDER, MANIFEST, SERVER, PROXY = (
     "proxy.safetensors",
 )
 _KEPT = 2
+_LARGE = 16 << 20
+"""Bytes of a file that is not to stay in the cache of the system."""
 
 
 class Damaged(ValueError):
@@ -222,11 +225,19 @@ def _of(manifest: Mapping[str, Any]) -> str:
 
 
 def _checksums(files: Sequence[Path]) -> dict[str, str]:
-    """Return the SHA-256 of files by name; while one is hashed, other cores take the next."""
+    """Return the SHA-256 of files by name; while one is hashed, other cores take the next.
+
+    Large ones are on the disk and out of the system's cache afterwards: their pages would be
+    written while the next round computes, and take the place of rows that it reads.
+    """
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         return dict(zip((path.name for path in files), pool.map(_sha256, files), strict=True))
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        if path.stat().st_size >= _LARGE and sys.platform == "linux":
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return found

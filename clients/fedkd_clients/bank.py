@@ -47,16 +47,11 @@ class Bank:
         self._known = mmap.mmap(-1, max(1, len(widths)))  # a byte a client
 
     def row(self, client: int, *, width: int, device: torch.device) -> Tensor:
-        """Return the client's part of the shared memory."""
-        start = self._starts[client]
-        if self._file is not None and not self.holds(client):
-            # Written as one piece: a page fault for every page is several times as dear, and
-            # waits for the file system while another worker does the same.
-            os.pwrite(self._file.fileno(), bytes(self._starts[client + 1] - start), start)
-        return torch.frombuffer(self._memory, dtype=torch.float32, count=width, offset=start)
+        """Return the client's part of the shared memory; of one that was not kept yet, other."""
+        return self._place(client, width) if self.holds(client) else torch.empty(width)
 
     def holds(self, client: int) -> bool:
-        """Return whether the row was filled and kept."""
+        """Return whether the row was kept."""
         return bool(self._known[client])
 
     def get(self, client: int, state: ClientState) -> None:
@@ -64,10 +59,30 @@ class Bank:
         self._rests(client, state)
 
     def put(self, client: int, state: ClientState) -> None:
-        """Note that the row is filled; let go of its pages where there are too many."""
-        self._known[client] = 1
+        """Keep the row in the shared memory; let go of its pages where there are too many."""
+        if self.holds(client):
+            state.settle()
+        else:
+            self._write(client, state.row)
+            state.move(self._place(client, len(state.row)))
+            self._known[client] = 1
         self._rests(client, state)
         state.rest()
+
+    def _place(self, client: int, width: int) -> Tensor:
+        start = self._starts[client]
+        return torch.frombuffer(self._memory, dtype=torch.float32, count=width, offset=start)
+
+    def _write(self, client: int, row: Tensor) -> None:
+        """Write a first row in one piece.
+
+        Page by page, into a file that is mapped, it is several times as dear, and waits for the
+        file system while another worker does the same.
+        """
+        if self._file is None:
+            self._place(client, len(row)).copy_(row)
+        else:
+            os.pwrite(self._file.fileno(), row.numpy().data, self._starts[client])
 
     def _rests(self, client: int, state: ClientState) -> None:
         if self._file is not None:

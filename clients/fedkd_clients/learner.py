@@ -95,7 +95,6 @@ class FleetLearner:
     def keep(self, client: int, answer: Upload | None = None) -> None:
         """Store the client's state, and its upload where the store keeps those."""
         state = self.state(client)
-        state.settle()
         if answer is not None and self._store.keeps_answers:
             state.answer = answer
         self._store.put(client, state)

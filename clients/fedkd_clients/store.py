@@ -78,7 +78,12 @@ class ClientState:
 
     def __post_init__(self) -> None:
         """Make the views, which every round asks for."""
-        self._views = (self.kept[: self.size], self.kept[self.size :])
+        self.move(self.kept)
+
+    def move(self, kept: Tensor) -> None:
+        """Have the row somewhere else, where it was written already, and no draft."""
+        self.kept = kept
+        self._views = (kept[: self.size], kept[self.size :])
         self.revert()
 
     @property
@@ -137,7 +142,7 @@ class ClientStore(Protocol):
         ...
 
     def put(self, client: int, state: ClientState) -> None:
-        """Keep the state; it survives whatever happens to this process afterwards."""
+        """Keep the state, its draft included; it survives whatever happens to this process."""
         ...
 
 
@@ -159,6 +164,7 @@ class MemoryStore:
 
     def put(self, client: int, state: ClientState) -> None:
         """Leave the state where it lives."""
+        state.settle()
 
 
 class FileStore:
@@ -191,6 +197,7 @@ class FileStore:
 
     def put(self, client: int, state: ClientState) -> None:
         """Write the state, and the proxy set if this version is not on disk yet."""
+        state.settle()
         if state.proxy is not None and self.keeps_answers:
             place = self._proxy_path(client, state.proxy.version)
             if not place.exists():

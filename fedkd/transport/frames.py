@@ -26,7 +26,7 @@ from fedkd.transport.messages import Action, Reply, Request
 from fedkd.transport.reading import parsed
 from fedkd.transport.records import read_reply, read_request, reply_records, request_records
 from fedkd.transport.stored import Stored, content_of, from_bytes, stored, to_bytes
-from fedkd.types import Broadcast, Consensus, Upload
+from fedkd.types import Broadcast, Consensus, ProxySet, Upload
 
 Blob = bytes | memoryview
 """Some bytes; a view is one of single bytes."""
@@ -164,7 +164,7 @@ def to_requests(header: dict[str, Any], blobs: Sequence[Blob]) -> list[Request]:
     read: dict[int, Request] = {}
     for client, place in zip(header["clients"], header["where"], strict=True):
         first = read.get(place)
-        if first is None or first.proxy is not None:  # a proxy set names its reader's own rows
+        if first is None or _has_own_rows(first.proxy):
             told = contents[place]
             records = recorddict_from_proto(Proto.FromString(bytes(blobs[told["records"]])))
             first = read_request(records, action=action, client=client)
@@ -183,12 +183,18 @@ def to_requests(header: dict[str, Any], blobs: Sequence[Blob]) -> list[Request]:
                 client=client,
                 round=first.round,
                 incoming=first.incoming,
+                proxy=first.proxy,
                 closing=first.closing,
                 roll=first.roll,
                 keys=first.keys,
             )
         )
     return asked
+
+
+def _has_own_rows(proxy: ProxySet | None) -> bool:
+    """Return whether a proxy set names its reader's own rows, so that nobody else can have it."""
+    return proxy is not None and proxy.owner is not None
 
 
 def of_replies(replies: Sequence[Reply]) -> Frame:
