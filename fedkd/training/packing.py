@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.flat import Layout, Part
+from fedkd.training.quickening import in_place
 from fedkd.training.recipe import OptimizerName, Training
 from fedkd.training.steps import Student, make_optimizer
 
@@ -89,7 +90,7 @@ class Packing:
 
         Copying a module takes as long as a step or two of a small one.
         """
-        module = copy.deepcopy(self.template) if self._spare is None else self._spare
+        module = in_place(copy.deepcopy(self.template)) if self._spare is None else self._spare
         self._spare = None
         yield module
         for parameter, own in zip(module.parameters(), self.template.parameters(), strict=True):

@@ -105,7 +105,7 @@ def choose(
 def _table(module: nn.Module, size: int, device: torch.device) -> Choice:
     convolves = any(isinstance(layer, nn.Conv2d) for layer in module.modules())
     depth = sum(isinstance(layer, nn.Conv2d) for layer in module.modules())
-    batch = 1024 if not convolves else 128 if depth < _DEEP else 64
+    batch = 1024 if not convolves else 256 if depth < _DEEP else 128
     stacked = device.type == "cuda" or TwoLayers.fits(module)
     if stacked and EXECUTORS["stacked"].fits(module):
         return Choice(executor="stacked", block=cached_block(size), prediction_batch=batch)

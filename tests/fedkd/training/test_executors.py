@@ -10,11 +10,9 @@ from torch import nn
 
 from fedkd.distillers.kl import KL
 from fedkd.errors import ConfigError
-from fedkd.flat import Part
 from fedkd.models.base import initialized, models
 from fedkd.tasks import Classification, NextToken
 from fedkd.training.executors.choice import EXECUTORS, ExecutorName, choose
-from fedkd.training.executors.lean import fastest_placing
 from fedkd.training.jobs import Job
 from fedkd.training.packing import Packing
 from fedkd.training.recipe import OptimizerName, Order, Training
@@ -102,20 +100,6 @@ def test_an_executor_trains_as_the_reference_does(executor, name, recipe, n_less
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
     assert not torch.equal(expected[0], start[0])
     assert torch.equal(expected[2], start[2]) == (n_lesson == 0)
-
-
-@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
-@pytest.mark.parametrize("name", ["cnn_small", "resnet8"])
-def test_weights_are_trained_alike_wherever_they_lie(name, capability, monkeypatch):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    expected, packing = _rows(name, RECIPES[0])
-    found = expected.clone()
-    EXECUTORS["serial"].train(expected, _jobs(name, RECIPES[0], n_lesson=37), packing=packing)
-    EXECUTORS["lean"].train(found, _jobs(name, RECIPES[0], n_lesson=37), packing=packing)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
-    place = fastest_placing(packing.template, CPU)
-    assert (place is Part.of) == (capability == "AVX2")
-    assert fastest_placing(nn.Sequential(packing.template, nn.MaxPool2d(2)), CPU) is Part.of
 
 
 @pytest.mark.parametrize("n_lesson", [0, 37], ids=["private", "lesson"])
