@@ -27,7 +27,8 @@ class _Reader(nn.Module):
 
 
 def _gradients(module: nn.Module) -> list[Tensor]:
-    logits = module(IMAGES.contiguous(memory_format=torch.channels_last))
+    images = IMAGES.to(next(module.parameters()).dtype)
+    logits = module(images.contiguous(memory_format=torch.channels_last))
     return list(torch.autograd.grad(logits.square().sum(), list(module.parameters())))
 
 
@@ -55,9 +56,9 @@ def test_only_what_nobody_else_reads_is_overwritten():
 
 
 def test_gradients_of_images_lie_as_the_images_do():
-    stack = models.get("cnn_small")().build((1, 12, 12), 4).double()
+    stack = models.get("cnn_small")().build((1, 12, 12), 4).to(memory_format=torch.channels_last)
     seen: list[Tensor] = []
-    stack[2].register_full_backward_hook(lambda layer, made, read: seen.append(read[0]))
+    stack[3].register_full_backward_hook(lambda layer, made, read: seen.append(read[0]))
     _gradients(stack)
     with gradients_channels_last(stack):
         _gradients(stack)
