@@ -72,7 +72,8 @@ class FleetLearner:
     def together(self) -> int:
         """Return how many clients' rows stay in the cache, of the largest of their models."""
         clients = range(self._scenario.clients)
-        return min(cached_block(packing.size) for packing in self._models.packings(clients))
+        kinds = self._models.packings(clients)
+        return min(cached_block(one.size, slots=len(one.slots)) for one in kinds)
 
     def state(self, client: int) -> ClientState:
         """Return what the client carries, made from its initialization stream at first."""

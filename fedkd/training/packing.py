@@ -54,7 +54,7 @@ class Packing:
 
     def write(self, row: Tensor, module: nn.Module) -> None:
         """Start a row: the module's parameters, an optimiser that has not stepped."""
-        row.zero_()
+        row[self.size :].zero_()
         with torch.no_grad():
             for part, parameter in zip(self.parts, module.parameters(), strict=True):
                 part.of(row).copy_(parameter)

@@ -114,9 +114,13 @@ def _table(module: nn.Module, size: int, device: torch.device) -> Choice:
     return Choice(executor="serial", block=1, prediction_batch=batch)
 
 
-def cached_block(size: int) -> int:
-    """Return how many clients' parameters stay in the cache, of ``size`` numbers each."""
-    return max(1, min(_MOST, _CACHED // max(1, size)))
+def cached_block(size: int, *, slots: int = 0) -> int:
+    """Return how many clients' rows stay in the cache, of ``size`` parameters each.
+
+    Each of the optimiser's ``slots`` is as large, and counts half: a step reads it once, and the
+    parameters more often.
+    """
+    return max(1, min(_MOST, 2 * _CACHED // max(1, size * (2 + slots))))
 
 
 _DEEP, _MOST, _CACHED = 4, 512, 2_000_000
