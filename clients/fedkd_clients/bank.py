@@ -45,10 +45,17 @@ class Bank:
             self._file.truncate(size)
             self._memory = mmap.mmap(self._file.fileno(), size)
         self._known = mmap.mmap(-1, max(1, len(widths)))  # a byte a client
+        self._spare: dict[int, list[Tensor]] = {}
 
     def row(self, client: int, *, width: int, device: torch.device) -> Tensor:
-        """Return the client's part of the shared memory; of one that was not kept yet, other."""
-        return self._place(client, width) if self.holds(client) else torch.empty(width)
+        """Return the client's part of the shared memory; of one that was not kept yet, other.
+
+        That is used again: rows of many sizes among what stays would tear the heap to pieces.
+        """
+        if self.holds(client):
+            return self._place(client, width)
+        spare = self._spare.get(width)
+        return spare.pop() if spare else torch.empty(width)
 
     def holds(self, client: int) -> bool:
         """Return whether the row was kept."""
@@ -64,6 +71,7 @@ class Bank:
             state.settle()
         else:
             self._write(client, state.row)
+            self._spare.setdefault(len(state.kept), []).append(state.kept)
             state.move(self._place(client, len(state.row)))
             self._known[client] = 1
         self._rests(client, state)

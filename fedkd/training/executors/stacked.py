@@ -12,7 +12,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fedkd.heap import keep_freed_memory
 from fedkd.tasks import as_rows
 from fedkd.training.executors.base import Executor, draws, has_buffers, update
 from fedkd.training.executors.batches import Batches, Side
@@ -41,7 +40,6 @@ class Stacked(Executor):
         """
         if any(job.lesson is not jobs[0].lesson for job in jobs):
             raise ValueError("the stacked executor teaches one lesson to all; use serial or lean")
-        keep_freed_memory()
         plans = [job.readings() for job in jobs]
         ends = [max(own.end, shared.end) for own, shared in plans]
         order = sorted(range(len(jobs)), key=lambda n: -ends[n])
