@@ -95,7 +95,7 @@ class Fleet:
         }
         self._learner.streams.round = requests[0].round
         if requests[0].action is Action.ROUND:
-            some = self.at_once
+            some = -(-len(requests) // -(-len(requests) // self.at_once))  # about as many each time
             starts = range(0, len(requests), some)
             return [reply for n in starts for reply in self._round(requests[n : n + some])]
         if requests[0].action is Action.MEASURE:

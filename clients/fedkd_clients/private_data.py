@@ -75,7 +75,7 @@ def _examples(scenario: Scenario, rows: Rows, *, device: torch.device) -> Exampl
     arrays, pool = arrays_of(scenario.layout()), _pool(scenario.layout(), device)
     at = torch.from_numpy(rows).to(device)
     labels = torch.from_numpy(arrays.train_labels[rows]).to(device)
-    return Examples(inputs=pool[at], labels=labels, pool=pool, rows=at)
+    return Examples(inputs=pool.index_select(0, at), labels=labels, pool=pool, rows=at)
 
 
 @lru_cache(maxsize=2)

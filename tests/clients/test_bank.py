@@ -94,3 +94,12 @@ def test_a_checkpoint_leaves_no_client_in_memory(tiny, tmp_path, monkeypatch):
     snapshots.save(learner, tmp_path / "clients-00.safetensors", [0, 1])
     assert (tmp_path / "clients-00.safetensors").stat().st_size > 2**17
     assert _mapped_mib() < before + 0.05
+
+
+def test_memory_of_a_first_row_is_the_next_new_client_s(made):
+    state = _state(made, 0)
+    first = state.kept
+    made.put(0, state)
+    assert state.kept is not first
+    assert _state(made, 1).kept is first
+    assert _state(made, 1).kept is not first, "it is lent once"
