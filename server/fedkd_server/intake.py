@@ -99,15 +99,10 @@ class UploadIntake:
             arrived.setdefault(delivery.client, []).append(delivery)
         for request in requests:
             counted = _admitted(harvest, request, arrived.get(request.client, []))
-            yield (
-                (request, None, 0.0)
-                if counted is None
-                else (
-                    request,
-                    counted.reply,
-                    counted.seconds,
-                )
-            )
+            if counted is None:
+                yield request, None, 0.0
+            else:
+                yield request, counted.reply, counted.seconds
 
     def _in_time(
         self, harvest: Harvest, request: Request, reply: Reply, seconds: float, *, keep: bool
@@ -169,10 +164,10 @@ class UploadIntake:
         n_rows = 0 if self._proxy is None else self._proxy.n_rows
         state = self._method.fold(None, list(sound.values()), n_rows=n_rows)
         if self._method.message is MessageKind.UPDATE and not self._all_finite(state):
-            finite = {c: u for c, u in sound.items() if self._finite(harvest, c, u)}
-            if not finite:
+            left = [u for client, u in sound.items() if self._finite(harvest, client, u)]
+            if not left:
                 return
-            state = self._method.fold(None, list(finite.values()), n_rows=n_rows)
+            state = self._method.fold(None, left, n_rows=n_rows)
         node = (0, group_of(next(iter(sound)), n_clients=self._scenario.clients))
         harvest.states[node] = state
 
