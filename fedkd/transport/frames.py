@@ -105,8 +105,11 @@ def _taken(told: Sequence[Sequence[Any]], blobs: Sequence[Blob]) -> dict[str, Te
     """Return the tensors of a frame, copied."""
     found: dict[str, Tensor] = {}
     for name, kind, shape, place in told:
-        plain = torch.from_numpy(np.frombuffer(blobs[place], dtype=np.uint8).copy())
-        found[name] = plain.view(getattr(torch, kind)).view(shape)
+        tensor = torch.empty(shape, dtype=getattr(torch, kind))
+        if tensor.numel():
+            raw = torch.from_numpy(np.frombuffer(blobs[place], dtype=np.uint8).copy())
+            tensor = raw.view(tensor.dtype).view(shape)
+        found[name] = tensor
     return found
 
 

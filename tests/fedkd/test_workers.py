@@ -97,3 +97,16 @@ def test_each_reads_its_own_rows_of_a_pooled_set_and_nobody_s_keepers():
         assert found.proxy.owner is not None
         assert request.proxy.owner is not None
         assert torch.equal(found.proxy.owner, request.proxy.owner)
+
+
+def test_a_consensus_about_no_row_crosses():
+    told = Consensus(
+        rows=torch.zeros(0, dtype=torch.int64),
+        scores=torch.zeros(0, 3),
+        space=Space.LOGITS,
+        temperature=2.0,
+    )
+    (found,) = _crossed([_round(0, incoming=told)])
+    assert isinstance(found.incoming, Consensus)
+    assert found.incoming.scores.shape == (0, 3)
+    assert found.incoming.rows.dtype == torch.int64
