@@ -105,6 +105,7 @@ def test_a_consensus_about_no_row_crosses():
         scores=torch.zeros(0, 3),
         space=Space.LOGITS,
         temperature=2.0,
+        keepers=None,
     )
     (found,) = _crossed([_round(0, incoming=told)])
     assert isinstance(found.incoming, Consensus)
