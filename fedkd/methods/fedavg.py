@@ -102,8 +102,7 @@ class FedAvg(Method):
 
     def merge(self, left: Any, right: Any) -> Any:
         """Add the right total to the left one, in place."""
-        sums = left.settled()
-        sums.add_(right.lane if right.sums is None and right.waiting else right.settled())
+        left.settled().add_(right.settled())
         left.weight += right.weight
         return left
 
