@@ -16,7 +16,7 @@ from fedkd.scenario import Scenario
 from fedkd.training.executors.base import draws
 from fedkd.training.executors.choice import Choice, choose
 from fedkd.training.packing import Packing
-from fedkd.training.quickening import in_place
+from fedkd.training.quickening import quickened
 from fedkd.types import Update
 from fedkd_clients.store import ClientState, Loaded, loaded_together
 
@@ -97,7 +97,7 @@ class Architectures:
         """Return the one module of the client's architecture, with the parameters of ``row``."""
         name, packing = self._names[client], self.packing(client)
         if name not in self._desks:
-            self._desks[name] = in_place(packing.module(row))
+            self._desks[name] = quickened(packing.module(row))
         packing.attach(self._desks[name], row)
         return self._desks[name]
 

@@ -7,14 +7,11 @@ are views of a row trains it in place.
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from fedkd.flat import Layout, Part
-from fedkd.training.quickening import in_place
 from fedkd.training.recipe import OptimizerName, Training
 from fedkd.training.steps import Student, make_optimizer
 
@@ -25,6 +22,7 @@ class Packing:
     """The layout of one architecture's rows, made from one of its modules.
 
     Attributes:
+        recipe: says which optimiser there is, and its step size.
         template: a module of the architecture, with whatever parameters; not to be changed.
         parts: the parameters, in the module's order, each once.
         layout: of the parameters, where they are all that torch keeps of the module; None where
@@ -37,7 +35,7 @@ class Packing:
     """
 
     def __init__(self, module: nn.Module, recipe: Training) -> None:
-        self.template, self._recipe = copy.deepcopy(module), recipe
+        self.template, self.recipe = copy.deepcopy(module), recipe
         parameters = Layout.of((name, p.shape) for name, p in module.named_parameters())
         self.parts, self.size = parameters.parts, parameters.size
         plain = recipe.optimizer is OptimizerName.SGD and recipe.momentum == 0
@@ -50,7 +48,6 @@ class Packing:
         self.width = start + 1
         whole = list(module.state_dict()) == [part.name for part in self.parts]
         self.layout = parameters if whole else None
-        self._spare: nn.Module | None = None
 
     def write(self, row: Tensor, module: nn.Module) -> None:
         """Start a row: the module's parameters, an optimiser that has not stepped."""
@@ -84,19 +81,6 @@ class Packing:
         self.attach(fresh, row)
         return fresh
 
-    @contextmanager
-    def spare(self) -> Generator[nn.Module]:
-        """Lend the one module that is kept for whoever attaches it to rows, and to nothing else.
-
-        Copying a module takes as long as a step or two of a small one.
-        """
-        module = in_place(copy.deepcopy(self.template)) if self._spare is None else self._spare
-        self._spare = None
-        yield module
-        for parameter, own in zip(module.parameters(), self.template.parameters(), strict=True):
-            parameter.data = own.data  # no row is held on to
-        self._spare = module
-
     def attach(self, module: nn.Module, row: Tensor) -> None:
         """Make the parameters of a module of this architecture views of ``row``."""
         for part, parameter in zip(self.parts, module.parameters(), strict=True):
@@ -107,7 +91,7 @@ class Packing:
     def student(self, row: Tensor) -> Student:
         """Return a module and an optimiser that train ``row`` in place, all but its step count."""
         module = self.module(row)
-        optimizer = make_optimizer(module, self._recipe)
+        optimizer = make_optimizer(module, self.recipe)
         self.rewind(optimizer, row)
         return Student(module=module, optimizer=optimizer)
 
@@ -123,7 +107,7 @@ class Packing:
                 name: part.of(moment)
                 for name, moment in zip(self.slots, self.moments(row), strict=True)
             }
-            if self._recipe.optimizer is OptimizerName.ADAM:
+            if self.recipe.optimizer is OptimizerName.ADAM:
                 state["step"] = torch.tensor(steps)
             optimizer.state[parameter] = state
 

@@ -157,8 +157,12 @@ def private_loss(module: nn.Module, private: Examples, batch: Tensor, *, task: T
 def lesson_loss(module: nn.Module, lesson: Lesson, batch: Tensor) -> Tensor:
     """Return the mean distillation loss of the lesson's inputs at ``batch``, ``[]``."""
     batch = batch.to(lesson.inputs.device)
-    logits = as_rows(module(as_model_input(lesson.inputs[batch])))
-    losses = lesson_losses(logits, lesson, batch)
+    return mean_lesson_loss(module(as_model_input(lesson.inputs[batch])), lesson, batch)
+
+
+def mean_lesson_loss(logits: Tensor, lesson: Lesson, batch: Tensor) -> Tensor:
+    """Return the mean loss, ``[]``, of logits ``[n, *positions, classes]`` at ``batch``."""
+    losses = lesson_losses(as_rows(logits), lesson, batch)
     if lesson.known is None:
         return losses.mean()
     known = lesson.known[batch].flatten()

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.rng import borrowed
+from fedkd.training.executors.networks import Network
 from fedkd.training.jobs import Job
 from fedkd.training.packing import Packing
-from fedkd.training.recipe import OptimizerName, Training
+from fedkd.training.recipe import OptimizerName
 
 
 class Executor(ABC):
@@ -66,22 +67,38 @@ def has_buffers(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def update(rows: Tensor, gradients: Tensor, *, packing: Packing, recipe: Training) -> None:
+def descend(
+    network: Network,
+    slopes: Tensor,
+    rows: Tensor,
+    gradients: Tensor,
+    *,
+    packing: Packing,
+) -> None:
     """Take one optimiser step on whole rows, as ``torch.optim`` would on each.
 
+    Gradients are made where they are wanted: of plain SGD, in the parameters themselves.
+
     Args:
+        network: gave the newest logits of the parameters in ``rows``.
+        slopes: the gradient of those logits.
         rows: ``[clients, width]``, changed in place.
-        gradients: ``[clients, size]``; not needed any more afterwards.
-        packing: where things lie.
-        recipe: optimiser and step size.
+        gradients: of :func:`gradients_for`, at least as many rows; overwritten.
+        packing: where things lie, and the recipe.
     """
-    values, moments, rate = packing.values(rows), packing.moments(rows), recipe.learning_rate
-    rows[..., -1] += 1
+    values, moments, recipe = packing.values(rows), packing.moments(rows), packing.recipe
+    rate = recipe.learning_rate
     if recipe.optimizer is OptimizerName.SGD:
         if moments:
-            gradients = moments[0].mul_(recipe.momentum).add_(gradients)
-        values.add_(gradients, alpha=-rate)
+            network.backward(slopes, moments[0], keep=recipe.momentum, scale=1)
+            values.add_(moments[0], alpha=-rate)
+        else:  # in one pass over the parameters
+            network.backward(slopes, values, keep=1, scale=-rate)
+        rows[:, -1] += 1
         return
+    gradients = gradients[: len(rows)]
+    network.backward(slopes, gradients, keep=0, scale=1)
+    rows[:, -1] += 1
     beta1, beta2, epsilon = _ADAM
     mean, square = moments
     # One pass over each row in place of nine over all, and a row's bits whatever the others are.
@@ -100,6 +117,12 @@ def update(rows: Tensor, gradients: Tensor, *, packing: Packing, recipe: Trainin
         amsgrad=False,
         maximize=False,
     )
+
+
+def gradients_for(rows: Tensor, *, packing: Packing) -> Tensor:
+    """Return room for the gradients of ``rows``; none where a step needs no room of its own."""
+    n_clients = len(rows) if packing.recipe.optimizer is OptimizerName.ADAM else 0
+    return rows.new_empty(n_clients, packing.size)
 
 
 _ADAM = (0.9, 0.999, 1e-8)

@@ -2,66 +2,112 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from fedkd.heap import keep_freed_memory
 from fedkd.tasks import as_rows
-from fedkd.training.executors.base import Executor, borrowing, draws, has_buffers, update
+from fedkd.training.executors.base import (
+    Executor,
+    borrowing,
+    descend,
+    draws,
+    gradients_for,
+    has_buffers,
+)
+from fedkd.training.executors.chain import Chain
+from fedkd.training.executors.networks import Whole
 from fedkd.training.jobs import Job, Step
 from fedkd.training.packing import Packing
-from fedkd.training.quickening import gradients_channels_last
-from fedkd.training.steps import as_model_input, lesson_losses
+from fedkd.training.quickening import quickened
+from fedkd.training.steps import as_model_input, mean_lesson_loss
 
 
 class Lean(Executor):
-    """Gradients straight into one row, one update over it; both batches in one forward pass.
+    """A chain of layers, and gradients where the optimiser uses them; both batches at once.
 
     A client's row is copied to where it lies well for the processor, and back.
     """
 
     name: ClassVar[str] = "lean"
 
+    def __init__(self) -> None:
+        self._desks = WeakKeyDictionary[Packing, _Desk]()
+
     def fits(self, module: nn.Module) -> bool:
         """Refuse buffers, and what draws: one forward pass would draw in another order."""
         return not draws(module) and not has_buffers(module)
 
     def train(self, rows: Tensor, jobs: Sequence[Job], *, packing: Packing) -> None:
-        """Train a copy of each row in turn, of which one module's parameters are views."""
+        """Train a copy of each row in turn, always in the same place."""
+        desk = self._desks.pop(packing, None)
+        if desk is None or not desk.suits(rows):
+            desk = _Desk(packing, like=rows)
+        for row, job in zip(rows, jobs, strict=True):
+            with borrowing(job):
+                desk.train(row, job, packing)
+        self._desks[packing] = desk
+
+
+class _Desk:
+    """Where clients of one architecture are trained, one after the other.
+
+    It is set up once: to find its layers takes as long as a small network's step, and memory that
+    was used just now is faster. It holds no reference to the packing, with which it goes.
+    """
+
+    def __init__(self, packing: Packing, *, like: Tensor) -> None:
         keep_freed_memory()
-        work = torch.empty_like(rows[:1])
-        gradients = torch.empty_like(packing.values(work))
-        parts = [part.of(gradients[0]) for part in packing.parts]
-        with packing.spare() as module, gradients_channels_last(module):
-            module.train()
-            packing.attach(module, work[0])
-            parameters = list(module.parameters())
-            for row, job in zip(rows, jobs, strict=True):
-                work[0].copy_(row)
-                with borrowing(job):
-                    for step in job.schedule():
-                        found = torch.autograd.grad(_loss(module, job, step), parameters)
-                        for part, gradient in zip(parts, found, strict=True):
-                            part.copy_(gradient)
-                        update(work, gradients, packing=packing, recipe=job.recipe)
-                row.copy_(work[0])
+        self._work = like.new_empty(1, packing.width)
+        self._values = packing.values(self._work)
+        self._gradients = gradients_for(self._work, packing=packing)
+        module = quickened(copy.deepcopy(packing.template))
+        kind = Chain if Chain.fits(module) else Whole
+        self._network = kind(packing, module)
+
+    def suits(self, rows: Tensor) -> bool:
+        """Return whether rows are numbers of its kind on its device."""
+        return (rows.dtype, rows.device) == (self._work.dtype, self._work.device)
+
+    def train(self, row: Tensor, job: Job, packing: Packing) -> None:
+        """Take all steps of a job."""
+        self._work[0].copy_(row)
+        for step in job.schedule():
+            logits = self._network.logits(self._values, _inputs(job, step)[None])
+            slopes = _slopes(logits[0], job, step)
+            descend(self._network, slopes[None], self._work, self._gradients, packing=packing)
+        row.copy_(self._work[0])
 
 
-def _loss(module: nn.Module, job: Job, step: Step) -> Tensor:
+def _inputs(job: Job, step: Step) -> Tensor:
+    """Return what a step reads: private examples first, then the lesson's."""
     own, shared = step
-    if own is None or shared is None or job.lesson is None:
-        return job.loss(module, step)
-    lesson, private = job.lesson, job.private
-    device = private.inputs.device
-    own, shared = own.to(device), shared.to(device)
-    read = (private.inputs.index_select(0, own), lesson.inputs.index_select(0, shared))
-    logits = module(as_model_input(torch.cat(read)))
-    mine = job.task.loss(as_rows(logits[: len(own)]), private.labels[own].flatten()).mean()
-    losses = lesson_losses(as_rows(logits[len(own) :]), lesson, shared)
-    if lesson.known is None:
-        return job.recipe.ce_weight * mine + losses.mean()
-    known = lesson.known[shared].flatten()
-    return job.recipe.ce_weight * mine + (losses * known).sum() / known.sum()
+    read: list[Tensor] = []
+    if own is not None:
+        read.append(job.private.inputs.index_select(0, own.to(job.private.inputs.device)))
+    if shared is not None and job.lesson is not None:
+        read.append(job.lesson.inputs.index_select(0, shared.to(job.lesson.inputs.device)))
+    return as_model_input(read[0] if len(read) == 1 else torch.cat(read))
+
+
+def _slopes(logits: Tensor, job: Job, step: Step) -> Tensor:
+    """Return the gradient of the step's loss with respect to the logits."""
+    (own, shared), n_own = step, 0
+    found: list[Tensor] = []
+    if own is not None:
+        n_own = len(own)
+        mine, weight = logits[:n_own], 1.0 if shared is None else job.recipe.ce_weight
+        labels = job.private.labels.index_select(0, own.to(logits.device)).flatten()
+        each = logits.new_full((len(labels),), weight / len(labels))
+        found.append(job.task.slopes(as_rows(mine), labels, each).view(mine.shape))
+    if shared is not None and job.lesson is not None:
+        with torch.enable_grad():
+            theirs = logits[n_own:].detach().requires_grad_()
+            loss = mean_lesson_loss(theirs, job.lesson, shared.to(logits.device))
+            found += torch.autograd.grad(loss, theirs)
+    return found[0] if len(found) == 1 else torch.cat(found)

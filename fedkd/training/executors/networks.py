@@ -1,4 +1,4 @@
-"""Copies of one module, evaluated and differentiated together: what the stacked executor trains."""
+"""Modules as functions of vectors of parameters, of one client or of many: what executors train."""
 
 from __future__ import annotations
 
@@ -55,7 +55,39 @@ class Mapped(Network):
         """Let autograd go through the mapped module."""
         found = torch.autograd.grad(self._logits, list(self._held.values()), slopes)
         for part, gradient in zip(self._packing.parts, found, strict=True):
-            _blend(part.of(into), gradient, keep=keep, scale=scale)
+            blend(part.of(into), gradient, keep=keep, scale=scale)
+
+
+class Whole(Network):
+    """Any module of one client, by autograd."""
+
+    def __init__(self, packing: Packing, module: nn.Module) -> None:
+        self._parts, self._module = packing.parts, module.train()
+        self._parameters = list(module.parameters())
+        self._values = torch.empty(0)
+        self._logits: Tensor | None = None
+
+    def logits(self, values: Tensor, inputs: Tensor) -> Tensor:
+        """Call the module, whose parameters become views of ``values``."""
+        if self._values is not values:
+            self._values = values
+            for part, parameter in zip(self._parts, self._parameters, strict=True):
+                parameter.data = part.of(values[0])
+        with torch.enable_grad():
+            made: Tensor = self._module(inputs[0])
+        self._logits = made
+        return made.detach()[None]
+
+    def backward(self, slopes: Tensor, into: Tensor, *, keep: float, scale: float) -> None:
+        """Let autograd go through the module."""
+        if self._logits is None:
+            raise RuntimeError("there are no logits to go back from")
+        found = torch.autograd.grad(
+            self._logits, self._parameters, slopes[0], materialize_grads=True
+        )
+        self._logits = None
+        for part, gradient in zip(self._parts, found, strict=True):
+            blend(part.of(into[0]), gradient, keep=keep, scale=scale)
 
 
 class TwoLayers(Network):
@@ -89,9 +121,9 @@ class TwoLayers(Network):
         hidden = torch.bmm(slopes, self._second)
         hidden = torch.ops.aten.threshold_backward.default(hidden, self._hidden, 0)
         _product(slopes.transpose(1, 2), self._hidden, out=second, keep=keep, scale=scale)
-        _blend(second_bias, slopes.sum(dim=1), keep=keep, scale=scale)
+        blend(second_bias, slopes.sum(dim=1), keep=keep, scale=scale)
         _product(hidden.transpose(1, 2), self._inputs, out=first, keep=keep, scale=scale)
-        _blend(first_bias, hidden.sum(dim=1), keep=keep, scale=scale)
+        blend(first_bias, hidden.sum(dim=1), keep=keep, scale=scale)
 
     def _views(self, vectors: Tensor) -> list[Tensor]:
         """Return the matrices and biases in vectors; of those asked for last, made once."""
@@ -103,13 +135,16 @@ class TwoLayers(Network):
 def _product(left: Tensor, right: Tensor, *, out: Tensor, keep: float, scale: float) -> None:
     """Blend ``left @ right`` in where clients lie apart; torch does small ones faster together."""
     if out[0].numel() < _SMALL:
-        _blend(out, torch.bmm(left, right), keep=keep, scale=scale)
+        blend(out, torch.bmm(left, right), keep=keep, scale=scale)
     else:
         out.baddbmm_(left, right, beta=keep, alpha=scale)
 
 
-def _blend(out: Tensor, more: Tensor, *, keep: float, scale: float) -> None:
-    if keep == 0:
+def blend(out: Tensor, more: Tensor, *, keep: float, scale: float) -> None:
+    """Make ``out`` ``keep`` times itself plus ``scale`` times ``more``."""
+    if keep == 0 and scale == 1:
+        out.copy_(more)
+    elif keep == 0:
         torch.mul(more, scale, out=out)
     elif keep == 1:
         out.add_(more, alpha=scale)

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.tasks import as_rows
-from fedkd.training.executors.base import Executor, draws, has_buffers, update
+from fedkd.training.executors.base import Executor, descend, draws, gradients_for, has_buffers
 from fedkd.training.executors.batches import Batches, Side
 from fedkd.training.executors.networks import Mapped, Network, TwoLayers
 from fedkd.training.jobs import Job
 from fedkd.training.packing import Packing
-from fedkd.training.recipe import OptimizerName
 from fedkd.training.steps import Lesson, lesson_losses
 
 
@@ -56,27 +55,14 @@ class Stacked(Executor):
 def _carry_out(
     rows: Tensor, batches: Batches, network: Network, *, packing: Packing, job: Job
 ) -> None:
-    recipe = job.recipe
-    gradients = torch.empty(0)
-    if recipe.optimizer is not OptimizerName.SGD:
-        gradients = rows.new_empty(len(rows), packing.size)
-    live, values, moments = rows, packing.values(rows), packing.moments(rows)
+    live, values = rows, packing.values(rows)
+    gradients = gradients_for(rows, packing=packing)
     for step, n_active in enumerate(batches.active):
         if n_active < len(live):
-            live = rows[:n_active]
-            values, moments = packing.values(live), packing.moments(live)
+            live, values = rows[:n_active], packing.values(rows[:n_active])
         parts = _Parts(batches, step, n_active)
         slopes = parts.slopes(network.logits(values, parts.inputs), job)
-        if recipe.optimizer is not OptimizerName.SGD:
-            network.backward(slopes, gradients[:n_active], keep=0, scale=1)
-            update(live, gradients[:n_active], packing=packing, recipe=recipe)
-            continue
-        if moments:
-            network.backward(slopes, moments[0], keep=recipe.momentum, scale=1)
-            values.add_(moments[0], alpha=-recipe.learning_rate)
-        else:  # the step itself, in one pass over the parameters
-            network.backward(slopes, values, keep=1, scale=-recipe.learning_rate)
-        live[:, -1] += 1
+        descend(network, slopes, live, gradients, packing=packing)
 
 
 class _Parts:

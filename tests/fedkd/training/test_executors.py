@@ -168,19 +168,20 @@ def test_running_statistics_stay_with_their_client():
     assert not torch.equal(trained.get_buffer("2.running_mean"), torch.zeros(5).double())
 
 
-def test_the_module_that_is_lent_holds_no_row_afterwards_and_is_lent_again():
+def test_a_client_leaves_nothing_to_the_next_of_its_architecture():
     rows, packing = _rows("cnn_small", RECIPES[0])
     before = packing.template.state_dict()
     kept = {name: value.clone() for name, value in before.items()}
-    with packing.spare() as first:
-        packing.attach(first, rows[1])
-        assert next(first.parameters()).data_ptr() == rows[1].data_ptr()
-    with packing.spare() as again, packing.spare() as other:
-        assert again is first
-        assert other is not first
-        own = [parameter.data_ptr() for parameter in packing.template.parameters()]
-        assert [parameter.data_ptr() for parameter in first.parameters()] == own
-    EXECUTORS["lean"].train(rows, _jobs("cnn_small", RECIPES[0], n_lesson=0), packing=packing)
+    jobs = _jobs("cnn_small", RECIPES[0], n_lesson=0)
+    together, alone = rows.clone(), rows.clone()
+    EXECUTORS["lean"].train(together, jobs, packing=packing)
+    broken = replace(jobs[0], private=replace(jobs[0].private, labels=torch.full((23,), 99)))
+    for n, job in enumerate(_jobs("cnn_small", RECIPES[0], n_lesson=0)):
+        with pytest.raises((IndexError, RuntimeError)):
+            EXECUTORS["lean"].train(rows[:1].clone(), [broken], packing=packing)
+        EXECUTORS["lean"].train(alone[n : n + 1], [job], packing=packing)
+    assert torch.equal(alone, together)
+    assert torch.equal(rows, _rows("cnn_small", RECIPES[0])[0])
     assert all(torch.equal(kept[name], value) for name, value in before.items())
 
 

@@ -1,4 +1,4 @@
-"""Layers that overwrite and gradients that lie well: the same numbers, and nobody else's."""
+"""Stacks of layers that are quicker: the same numbers, and nobody else's are overwritten."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.models.base import models
-from fedkd.training.quickening import gradients_channels_last, in_place
+from fedkd.training.quickening import quickened
 
 IMAGES = torch.rand(5, 1, 12, 12, generator=torch.Generator().manual_seed(0)).double()
 
@@ -26,42 +26,65 @@ class _Reader(nn.Module):
         return self.stack[1](wide) - wide
 
 
-def _gradients(module: nn.Module) -> list[Tensor]:
-    images = IMAGES.to(next(module.parameters()).dtype)
-    logits = module(images.contiguous(memory_format=torch.channels_last))
-    return list(torch.autograd.grad(logits.square().sum(), list(module.parameters())))
+class _Stack(nn.Sequential):
+    """A stack that does more than call its layers."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) + self[0](input)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn_small", "cnn_wide", "resnet8"])
+def _pooled() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(3, stride=2, padding=1),
+        nn.Conv2d(3, 3, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.Flatten(),
+        nn.Linear(12, 4),
+    )
+
+
+def _gradients(module: nn.Module, images: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad(module(images).square().sum(), list(module.parameters())))
+
+
+def _kinds(module: nn.Module) -> list[type[nn.Module]]:
+    return [type(layer) for layer in module.children()]
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn_small", "cnn_wide", "resnet8", "pooled"])
 def test_the_numbers_stay(name):
-    plain = models.get(name)().build((1, 12, 12), 4).double()
-    quick = in_place(copy.deepcopy(plain))
-    with torch.no_grad():
-        assert torch.equal(quick(IMAGES), plain(IMAGES))
-    with gradients_channels_last(quick):
-        found = _gradients(quick)
-    for one, other in zip(found, _gradients(plain), strict=True):
+    plain = _pooled() if name == "pooled" else models.get(name)().build((1, 12, 12), 4)
+    plain = plain.double()
+    quick = quickened(copy.deepcopy(plain))
+    flat = torch.cat([IMAGES, torch.zeros_like(IMAGES)])  # all of a window may be equal
+    assert torch.equal(quick(flat), plain(flat))
+    for one, other in zip(_gradients(quick, flat), _gradients(plain, flat), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    assert list(quick.state_dict()) == list(plain.state_dict())
+
+
+def test_pooling_goes_before_relu():
+    quick = quickened(_pooled())
+    assert _kinds(quick)[:6] == [nn.Conv2d, nn.MaxPool2d, nn.ReLU] * 2
+    assert quick[2].inplace
+    telling = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.MaxPool2d(2, return_indices=True))
+    assert _kinds(quickened(telling)) == [nn.Conv2d, nn.ReLU, nn.MaxPool2d]
 
 
 def test_only_what_nobody_else_reads_is_overwritten():
     stack = nn.Sequential(nn.Flatten(), nn.Linear(3, 3), nn.ReLU(), nn.Sigmoid(), nn.ReLU())
-    assert [layer.inplace for layer in in_place(stack) if isinstance(layer, nn.ReLU)] == [
+    assert [layer.inplace for layer in quickened(stack) if isinstance(layer, nn.ReLU)] == [
         True,
         False,
     ]
     reader = _Reader()
-    for module in (in_place(reader), in_place(nn.Sequential(reader, nn.Linear(12, 12), nn.ReLU()))):
-        assert not any(getattr(layer, "inplace", False) for layer in module.modules())
-
-
-def test_gradients_of_images_lie_as_the_images_do():
-    stack = models.get("cnn_small")().build((1, 12, 12), 4).to(memory_format=torch.channels_last)
-    seen: list[Tensor] = []
-    stack[3].register_full_backward_hook(lambda layer, made, read: seen.append(read[0]))
-    _gradients(stack)
-    with gradients_channels_last(stack):
-        _gradients(stack)
-    _gradients(stack)
-    last = [one.is_contiguous(memory_format=torch.channels_last) for one in seen]
-    assert last == [False, True, False]
+    for module in (
+        reader,
+        nn.Sequential(reader, nn.Linear(12, 12), nn.ReLU()),
+        _Stack(nn.Linear(12, 12), nn.ReLU()),
+    ):
+        quick = quickened(module)
+        assert not any(getattr(layer, "inplace", False) for layer in quick.modules())
