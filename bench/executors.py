@@ -30,6 +30,7 @@ from fedkd.tasks import Classification
 from fedkd.training.executors.choice import EXECUTORS, Choice, cached_block, choose
 from fedkd.training.jobs import Job
 from fedkd.training.packing import Packing
+from fedkd.training.quickening import quickened
 from fedkd.training.recipe import OptimizerName, Training
 from fedkd.training.steps import Examples, predict_rows
 
@@ -198,7 +199,7 @@ def timed_prediction(
     module = network.make()
     row = torch.zeros(Packing(module, RECIPE).width)
     Packing(module, RECIPE).write(row, module)
-    desk = Packing(module, RECIPE).module(row)
+    desk = quickened(Packing(module, RECIPE).module(row), trained=False)
     inputs = network.inputs(n_rows, torch.Generator().manual_seed(3))
     calls = {
         name: partial(predict_rows, desk, inputs, some, rows_per_input=1, batch=batch)

@@ -16,7 +16,7 @@ from fedkd.scenario import Scenario
 from fedkd.training.executors.base import draws
 from fedkd.training.executors.choice import Choice, choose
 from fedkd.training.packing import Packing
-from fedkd.training.quickening import quickened
+from fedkd.training.quickening import quickened, show_all
 from fedkd.types import Update
 from fedkd_clients.store import ClientState, Loaded, loaded_together
 
@@ -97,9 +97,9 @@ class Architectures:
         """Return the one module of the client's architecture, with the parameters of ``row``."""
         name, packing = self._names[client], self.packing(client)
         if name not in self._desks:
-            self._desks[name] = quickened(packing.module(row))
+            self._desks[name] = quickened(packing.module(row), trained=False)
         packing.attach(self._desks[name], row)
-        return self._desks[name]
+        return show_all(self._desks[name], packing.values(row))
 
     def load(self, states: Sequence[ClientState], update: Update, *, client: int) -> None:
         """Give clients of one architecture, that of ``client``, drafts with other parameters."""

@@ -27,6 +27,7 @@ from fedkd.training.executors.choice import (
 )
 from fedkd.training.jobs import Job
 from fedkd.training.packing import Packing
+from fedkd.training.quickening import quickened
 from fedkd.training.recipe import Training
 from fedkd.training.steps import Examples, Lesson, make_optimizer, predict
 
@@ -131,7 +132,7 @@ def time_prediction(group: Group, known: Choice) -> dict[int, float]:
     usual = known.prediction_batch
     batches = sorted({max(1, usual // _APART), usual, usual * _APART})
     inputs = group.examples(batches[-1]).inputs
-    module = group.packing.module(group.row.clone())
+    module = quickened(group.packing.module(group.row.clone()), trained=False)
 
     def run(batch: int, repeats: int) -> float:
         forward = partial(predict, module, inputs[:batch], batch=batch)

@@ -18,6 +18,7 @@ from torch.nn import functional
 from fedkd.tasks import as_rows
 from fedkd.training.executors.networks import Network, blend
 from fedkd.training.packing import Packing
+from fedkd.training.quickening import FromBlocks, ToBlocks
 
 
 class Chain(Network):
@@ -183,8 +184,10 @@ class _ReLU(_Link):
     def backward(
         self, slopes: Tensor, own: Sequence[Tensor], to: _Target, *, further: bool
     ) -> Tensor:
-        back = torch.ops.aten.threshold_backward.grad_input
-        return back(slopes, *self.saved, 0, grad_input=slopes)
+        back = torch.ops.aten.threshold_backward
+        if slopes.is_mkldnn:
+            return back.default(slopes, *self.saved, 0)
+        return back.grad_input(slopes, *self.saved, 0, grad_input=slopes)
 
 
 class _MaxPool(_Link):
@@ -198,6 +201,13 @@ class _MaxPool(_Link):
         return not layer.return_indices
 
     def forward(self, inputs: Tensor, own: Sequence[Tensor]) -> Tensor:
+        if inputs.is_mkldnn:
+            with torch.enable_grad():  # or it would not keep where the largest numbers were
+                made = torch.ops.aten.mkldnn_max_pool2d.default(
+                    inputs.requires_grad_(), *self._settings
+                )
+            self.saved = (inputs, made)
+            return made
         made, taken = torch.ops.aten.max_pool2d_with_indices.default(inputs, *self._settings)
         self.saved = (inputs, taken)
         return made
@@ -205,9 +215,36 @@ class _MaxPool(_Link):
     def backward(
         self, slopes: Tensor, own: Sequence[Tensor], to: _Target, *, further: bool
     ) -> Tensor:
-        read, taken = self.saved
+        read, kept = self.saved
+        if slopes.is_mkldnn:
+            back = torch.ops.aten.mkldnn_max_pool2d_backward.default
+            return back(slopes, kept, read, *self._settings)
         back = torch.ops.aten.max_pool2d_with_indices_backward.default
-        return back(slopes, read, *self._settings, taken)
+        return back(slopes, read, *self._settings, kept)
+
+
+class _ToBlocks(_Link):
+    def __init__(self, layer: ToBlocks) -> None:
+        self._layer = layer
+
+    def forward(self, inputs: Tensor, own: Sequence[Tensor]) -> Tensor:
+        return self._layer(inputs)
+
+    def backward(
+        self, slopes: Tensor, own: Sequence[Tensor], to: _Target, *, further: bool
+    ) -> Tensor:
+        return slopes.to_dense() if slopes.is_mkldnn else slopes
+
+
+class _FromBlocks(_Link):
+    def forward(self, inputs: Tensor, own: Sequence[Tensor]) -> Tensor:
+        self._blocked = inputs.is_mkldnn
+        return inputs.to_dense() if self._blocked else inputs
+
+    def backward(
+        self, slopes: Tensor, own: Sequence[Tensor], to: _Target, *, further: bool
+    ) -> Tensor:
+        return slopes.to_mkldnn() if self._blocked else slopes
 
 
 class _Flatten(_Link):
@@ -216,7 +253,7 @@ class _Flatten(_Link):
         return (layer.start_dim, layer.end_dim) == (1, -1)
 
     def forward(self, inputs: Tensor, own: Sequence[Tensor]) -> Tensor:
-        self._shape = inputs.shape
+        self._shape, self._by_rows = inputs.shape, inputs.is_contiguous()
         return inputs.flatten(1)
 
     def backward(
@@ -224,9 +261,9 @@ class _Flatten(_Link):
     ) -> Tensor:
         """Give images the layout that they had: to work in two takes ten times as long."""
         slopes = slopes.view(self._shape)
-        if slopes.dim() == _IMAGES:
-            return slopes.contiguous(memory_format=torch.channels_last)
-        return slopes
+        if self._by_rows or slopes.dim() != _IMAGES:
+            return slopes
+        return slopes.contiguous(memory_format=torch.channels_last)
 
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
@@ -250,6 +287,8 @@ _KINDS: dict[type[nn.Module], type[_Link]] = {
     nn.ReLU: _ReLU,
     nn.MaxPool2d: _MaxPool,
     nn.Flatten: _Flatten,
+    ToBlocks: _ToBlocks,
+    FromBlocks: _FromBlocks,
 }
 _IMAGES = 4
 """Dimensions of a batch of images."""

@@ -66,7 +66,7 @@ class _Desk:
         self._work = like.new_empty(1, packing.width)
         self._values = packing.values(self._work)
         self._gradients = gradients_for(self._work, packing=packing)
-        module = quickened(copy.deepcopy(packing.template))
+        module = quickened(copy.deepcopy(packing.template), trained=True)
         kind = Chain if Chain.fits(module) else Whole
         self._network = kind(packing, module)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fedkd.training.executors.chain import Chain
 from fedkd.training.executors.networks import Network, Whole
 from fedkd.training.packing import Packing
+from fedkd.training.quickening import quickened
 from fedkd.training.recipe import OptimizerName, Training
 
 PLAIN = Training(optimizer=OptimizerName.SGD, momentum=0)
@@ -82,6 +83,41 @@ def test_gradients_are_those_of_autograd(name, kind):
     for part, gradient in zip(packing.parts, gradients, strict=True):
         stepped = part.of(before[0]) - 0.5 * gradient
         torch.testing.assert_close(part.of(values[0]), stepped, rtol=1e-11, atol=1e-12)
+
+
+def _pooled() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d((3, 2), stride=2, padding=(1, 0), ceil_mode=True),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 8, 2, padding=1, bias=False),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(72, 4),
+    )
+
+
+def test_a_quickened_stack_has_the_gradients_of_the_plain_one():
+    """In single precision, in oneDNN's own layout where it has one."""
+    torch.manual_seed(0)
+    module = _pooled()
+    packing = Packing(module, PLAIN)
+    row = torch.zeros(1, packing.width)
+    packing.write(row[0], module)
+    quick = quickened(copy.deepcopy(module), trained=True)
+    assert Chain.fits(quick)
+    network, values = Chain(packing, quick), packing.values(row)
+    inputs, slopes = _draw(6, *IMAGES).float(), _draw(6, 4, seed=1).float()
+    expected = module(inputs)
+    torch.testing.assert_close(
+        network.logits(values, inputs[None])[0], expected.detach(), rtol=1e-5, atol=1e-6
+    )
+    found = torch.empty_like(values)
+    network.backward(slopes[None].clone(), found, keep=0, scale=1)
+    gradients = torch.autograd.grad(expected, list(module.parameters()), slopes)
+    for part, gradient in zip(packing.parts, gradients, strict=True):
+        torch.testing.assert_close(part.of(found[0]), gradient, rtol=1e-4, atol=1e-5)
 
 
 class _Scaled(nn.Linear):

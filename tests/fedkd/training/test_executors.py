@@ -102,6 +102,28 @@ def test_an_executor_trains_as_the_reference_does(executor, name, recipe, n_less
     assert torch.equal(expected[2], start[2]) == (n_lesson == 0)
 
 
+@pytest.mark.parametrize("n_lesson", [0, 16], ids=["private", "lesson"])
+@pytest.mark.parametrize("recipe", RECIPES[1:], ids=["momentum", "sequential"])
+@pytest.mark.parametrize("name", ["cnn_small", "cnn_wide"])
+def test_a_step_in_single_precision_differs_by_rounding_alone(name, recipe, n_lesson):
+    """Where convolutions work in a layout of their own, which double precision has not."""
+    rows, packing = _rows(name, recipe)
+    expected, found = rows[:1].float(), rows[:1].float()
+    for executor, row in (("serial", expected), ("lean", found)):
+        job = _jobs(name, recipe, n_lesson=n_lesson)[0]
+        few = replace(
+            job.private, inputs=job.private.inputs[:16].float(), labels=job.private.labels[:16]
+        )
+        lesson = job.lesson
+        if lesson is not None:
+            lesson = replace(lesson, inputs=lesson.inputs.float(), scores=lesson.scores.float())
+        one = replace(job, private=few, lesson=lesson)
+        EXECUTORS[executor].train(row, [one], packing=packing)
+    assert found[0, -1] == expected[0, -1]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(found, rows[:1].float())
+
+
 @pytest.mark.parametrize("n_lesson", [0, 37], ids=["private", "lesson"])
 @pytest.mark.parametrize("executor", ["serial", "lean", "stacked"])
 def test_examples_that_are_rows_of_one_pool_train_alike(executor, n_lesson):

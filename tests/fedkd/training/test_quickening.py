@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.models.base import models
-from fedkd.training.quickening import quickened
+from fedkd.training.quickening import ToBlocks, quickened, show_all
 
 IMAGES = torch.rand(5, 1, 12, 12, generator=torch.Generator().manual_seed(0)).double()
 
@@ -58,7 +58,7 @@ def _kinds(module: nn.Module) -> list[type[nn.Module]]:
 def test_the_numbers_stay(name):
     plain = _pooled() if name == "pooled" else models.get(name)().build((1, 12, 12), 4)
     plain = plain.double()
-    quick = quickened(copy.deepcopy(plain))
+    quick = quickened(copy.deepcopy(plain), trained=True)
     flat = torch.cat([IMAGES, torch.zeros_like(IMAGES)])  # all of a window may be equal
     assert torch.equal(quick(flat), plain(flat))
     for one, other in zip(_gradients(quick, flat), _gradients(plain, flat), strict=True):
@@ -67,16 +67,19 @@ def test_the_numbers_stay(name):
 
 
 def test_pooling_goes_before_relu():
-    quick = quickened(_pooled())
-    assert _kinds(quick)[:6] == [nn.Conv2d, nn.MaxPool2d, nn.ReLU] * 2
-    assert quick[2].inplace
+    quick = quickened(_pooled(), trained=True)
+    inner = [kind for kind in _kinds(quick) if kind in (nn.Conv2d, nn.MaxPool2d, nn.ReLU)]
+    assert inner == [nn.Conv2d, nn.MaxPool2d, nn.ReLU] * 2
     telling = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.MaxPool2d(2, return_indices=True))
-    assert _kinds(quickened(telling)) == [nn.Conv2d, nn.ReLU, nn.MaxPool2d]
+    kinds = _kinds(quickened(telling, trained=True))
+    assert kinds.index(nn.ReLU) < kinds.index(nn.MaxPool2d)
 
 
 def test_only_what_nobody_else_reads_is_overwritten():
     stack = nn.Sequential(nn.Flatten(), nn.Linear(3, 3), nn.ReLU(), nn.Sigmoid(), nn.ReLU())
-    assert [layer.inplace for layer in quickened(stack) if isinstance(layer, nn.ReLU)] == [
+    assert [
+        layer.inplace for layer in quickened(stack, trained=True) if isinstance(layer, nn.ReLU)
+    ] == [
         True,
         False,
     ]
@@ -86,5 +89,39 @@ def test_only_what_nobody_else_reads_is_overwritten():
         nn.Sequential(reader, nn.Linear(12, 12), nn.ReLU()),
         _Stack(nn.Linear(12, 12), nn.ReLU()),
     ):
-        quick = quickened(module)
+        quick = quickened(module, trained=True)
         assert not any(getattr(layer, "inplace", False) for layer in quick.modules())
+
+
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("name", ["cnn_small", "cnn_wide", "pooled"])
+def test_single_precision_differs_by_rounding_alone(name, trained):
+    plain = _pooled() if name == "pooled" else models.get(name)().build((1, 12, 12), 4)
+    quick = quickened(copy.deepcopy(plain), trained=trained)
+    images = IMAGES.float()
+    torch.testing.assert_close(quick(images), plain(images), rtol=1e-5, atol=1e-6)
+    assert quick(images[:0]).shape == (0, 4)
+    for one, other in zip(_gradients(quick, images), _gradients(plain, images), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_without_images_are_left_as_they_are():
+    for name in ("mlp", "resnet8"):
+        quick = quickened(models.get(name)().build((1, 12, 12), 4), trained=False)
+        assert not any(isinstance(layer, ToBlocks) for layer in quick.modules())
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_no_number_shows(bad):
+    plain = models.get("cnn_small")().build((1, 12, 12), 4)
+    quick, images = quickened(copy.deepcopy(plain), trained=False), IMAGES.float()
+    with torch.no_grad():
+        for module in (plain, quick):
+            next(module.parameters())[0] = bad
+        parameters = nn.utils.parameters_to_vector(plain.parameters())
+        expected = plain(images)
+        found = show_all(quick, parameters)(images)
+        torch.testing.assert_close(found, expected, equal_nan=True)
+        assert not expected.isfinite().any()
+        assert show_all(quick, torch.zeros_like(parameters)) is quick
+        assert all(layer.on for layer in quick if isinstance(layer, ToBlocks))
