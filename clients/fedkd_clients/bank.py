@@ -89,8 +89,11 @@ class Bank:
         """
         if self._file is None:
             self._place(client, len(row)).copy_(row)
-        else:
-            os.pwrite(self._file.fileno(), row.numpy().data, self._starts[client])
+            return
+        at, left = self._starts[client], memoryview(row.numpy()).cast("B")
+        while left:  # of a disk that is filling up, a part; after it comes the error
+            written = os.pwrite(self._file.fileno(), left, at)
+            at, left = at + written, left[written:]
 
     def _rests(self, client: int, state: ClientState) -> None:
         if self._file is not None:

@@ -151,7 +151,8 @@ def table(
 
 
 def _cells(row: Sequence[str], header: Sequence[str], places: Sequence[str]) -> str:
-    label = f'data-label="{text(header[0])}"'
+    says_so = row[0].startswith(header[0])  # "client 3" needs no "client" before it
+    label = f'data-label="{"" if says_so else text(header[0])}"'
     cells = [f'<th scope="row" role="rowheader" {label}>{_cell(row[0])}</th>']
     for value, name, place in list(zip(row, header, places, strict=True))[1:]:
         label = f'data-label="{text(name)}"'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -81,6 +82,29 @@ def test_rows_at_rest_take_no_memory_and_lose_nothing(monkeypatch):
     assert _mapped_mib() > before + 1, "reading brings it back"
     state.rest()
     assert _mapped_mib() < before + 0.5
+
+
+def test_a_first_row_is_whole_or_refused(monkeypatch):
+    monkeypatch.setattr(bank, "PAGED_FROM", 0)
+    made, write, room = Bank([WIDTH, WIDTH]), os.pwrite, [4096]
+
+    def some(file: int, data: memoryview, at: int) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        n = write(file, data[: room[0]], at)
+        room[0] -= n if limited else 0
+        return n
+
+    monkeypatch.setattr(bank.os, "pwrite", some)
+    limited = False
+    state = _state(made, 0)
+    state.row.copy_(torch.arange(WIDTH))
+    made.put(0, state)
+    assert torch.equal(_state(made, 0).row, torch.arange(WIDTH).float())
+    limited = True
+    with pytest.raises(OSError, match="No space left"):
+        made.put(1, _state(made, 1))
+    assert not made.holds(1)
 
 
 def test_a_checkpoint_leaves_no_client_in_memory(tiny, tmp_path, monkeypatch):
