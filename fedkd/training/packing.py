@@ -113,7 +113,7 @@ class Packing:
 
     def count(self, row: Tensor, student: Student) -> None:
         """Write back how often a student of this row has stepped; serial training counts itself."""
-        parameters = student.optimizer.param_groups[0]["params"]
-        told = student.optimizer.state[parameters[0]].get("step")
-        row[-1] = row[-1] + 1 if told is None else told
+        states = student.optimizer.state.values()
+        told = [float(state["step"]) for state in states if "step" in state]
+        row[-1] = max(told) if told else row[-1] + 1  # of frozen parameters it stays
         self.keep_buffers(row, student.module)

@@ -61,9 +61,10 @@ def draws(module: nn.Module) -> bool:
     )
 
 
-def has_buffers(module: nn.Module) -> bool:
-    """Return whether the module carries more than parameters (running statistics)."""
-    return next(iter(module.buffers()), None) is not None
+def keeps_more(module: nn.Module) -> bool:
+    """Return whether it carries more than parameters to be trained: statistics, frozen ones."""
+    frozen = any(not parameter.requires_grad for parameter in module.parameters())
+    return frozen or next(iter(module.buffers()), None) is not None
 
 
 @torch.no_grad()

@@ -124,4 +124,4 @@ def cached_block(size: int, *, slots: int = 0) -> int:
 
 
 _DEEP, _MOST, _CACHED = 4, 512, 2_000_000
-_MISFIT = "(it draws random numbers, is recurrent or keeps buffers)"
+_MISFIT = "(it draws random numbers, is recurrent, keeps buffers or has frozen parameters)"

@@ -18,7 +18,7 @@ from fedkd.training.executors.base import (
     descend,
     draws,
     gradients_for,
-    has_buffers,
+    keeps_more,
 )
 from fedkd.training.executors.chain import Chain
 from fedkd.training.executors.networks import Whole
@@ -40,8 +40,8 @@ class Lean(Executor):
         self._desks = WeakKeyDictionary[Packing, _Desk]()
 
     def fits(self, module: nn.Module) -> bool:
-        """Refuse buffers, and what draws: one forward pass would draw in another order."""
-        return not draws(module) and not has_buffers(module)
+        """Refuse what carries more, and what draws: one forward pass would change the order."""
+        return not draws(module) and not keeps_more(module)
 
     def train(self, rows: Tensor, jobs: Sequence[Job], *, packing: Packing) -> None:
         """Train a copy of each row in turn, always in the same place."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.tasks import as_rows
-from fedkd.training.executors.base import Executor, descend, draws, gradients_for, has_buffers
+from fedkd.training.executors.base import Executor, descend, draws, gradients_for, keeps_more
 from fedkd.training.executors.batches import Batches, Side
 from fedkd.training.executors.networks import Mapped, Network, TwoLayers
 from fedkd.training.jobs import Job
@@ -27,9 +27,9 @@ class Stacked(Executor):
     name: ClassVar[str] = "stacked"
 
     def fits(self, module: nn.Module) -> bool:
-        """Refuse buffers, and what draws or has no batching rule (recurrent layers)."""
+        """Refuse what carries more, and what draws or has no batching rule (recurrent layers)."""
         recurrent = any(isinstance(layer, nn.RNNBase) for layer in module.modules())
-        return not draws(module) and not has_buffers(module) and not recurrent
+        return not draws(module) and not keeps_more(module) and not recurrent
 
     def train(self, rows: Tensor, jobs: Sequence[Job], *, packing: Packing) -> None:
         """Longest jobs first, so that those still at work are the first rows.

@@ -190,6 +190,31 @@ def test_running_statistics_stay_with_their_client():
     assert not torch.equal(trained.get_buffer("2.running_mean"), torch.zeros(5).double())
 
 
+def test_frozen_parameters_stay_and_the_others_are_trained_as_by_torch():
+    recipe = RECIPES[0]
+    module = _module("cnn_small", 0).to(memory_format=torch.channels_last)
+    module[0].requires_grad_(False)
+    packing = Packing(module, recipe)
+    rows = torch.zeros(1, packing.width, dtype=torch.float64)
+    packing.write(rows[0], module)
+    choice = choose(module, device=CPU)
+    assert choice.executor == "serial"
+    assert not any(EXECUTORS[name].fits(module) for name in ("lean", "stacked"))
+    trained = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=recipe.learning_rate)
+    for _ in range(2):  # the second time, the optimiser has a state
+        job = _jobs("cnn_small", recipe, n_lesson=0)[0]
+        EXECUTORS["serial"].train(rows, [job], packing=packing)
+        job = _jobs("cnn_small", recipe, n_lesson=0)[0]
+        for step in job.schedule():
+            optimizer.zero_grad()
+            job.loss(module, step).backward()
+            optimizer.step()
+    for key, value in packing.named(rows[0]).items():
+        torch.testing.assert_close(value, module.state_dict()[key], rtol=1e-9, atol=1e-10)
+    assert rows[0, -1] == 8
+
+
 def test_a_client_leaves_nothing_to_the_next_of_its_architecture():
     rows, packing = _rows("cnn_small", RECIPES[0])
     before = packing.template.state_dict()
