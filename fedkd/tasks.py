@@ -111,11 +111,11 @@ def as_rows(values: Tensor) -> Tensor:
 
 def _cross_entropy_slopes(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     minus_one = logits.new_full((), -1.0).expand(len(logits), 1)
-    slopes = _probabilities(logits).scatter_add_(1, labels[:, None], minus_one)
+    slopes = probabilities(logits).scatter_add_(1, labels[:, None], minus_one)
     return slopes.mul_(weights[:, None])
 
 
-def _probabilities(logits: Tensor) -> Tensor:
+def probabilities(logits: Tensor) -> Tensor:
     """Return the softmax of each row, whatever the other rows are, and with the same bits.
 
     Along few numbers, torch's is slow on a CPU; impossible classes make them enough.

@@ -54,14 +54,11 @@ def imported_by() -> Callable[..., tuple[list[str], set[str]]]:
 
     def run(*words: str) -> tuple[list[str], set[str]]:
         program = (
-            "import json, sys\n"
+            "import atexit, json, sys\n"
             f"sys.argv = ['fedkd', *{words!r}]\n"
             "from fedkd.cli import main\n"
-            "try:\n"
-            "    main()\n"
-            "except SystemExit as done:\n"
-            "    assert not done.code, done.code\n"
-            "print(json.dumps(sorted(sys.modules)))\n"
+            "atexit.register(lambda: print(json.dumps(sorted(sys.modules))))\n"
+            "main()\n"
         )
         done = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, check=False

@@ -90,7 +90,7 @@ class Bank:
         if self._file is None:
             self._place(client, len(row)).copy_(row)
             return
-        at, left = self._starts[client], memoryview(row.numpy()).cast("B")
+        at, left = self._starts[client], row.numpy().data.cast("B")
         while left:  # of a disk that is filling up, a part; after it comes the error
             written = os.pwrite(self._file.fileno(), left, at)
             at, left = at + written, left[written:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from fedkd.errors import ConfigError
@@ -39,6 +40,29 @@ class Distiller(ABC):
             f"the distiller {distillers.name_of(self)!r} cannot follow temperatures told row by "
             "row; use the distiller kl, or server_temperature=agreed"
         )
+
+    def slopes(
+        self,
+        student_logits: Tensor,
+        teacher_scores: Tensor,
+        weights: Tensor,
+        temperatures: Tensor | None = None,
+    ) -> Tensor:
+        """Return the gradient of the weighed sum of losses, ``[n, classes]``.
+
+        Args:
+            student_logits: ``[n, classes]``.
+            teacher_scores: ``[n, classes]``.
+            weights: ``[n]``, of the rows' losses.
+            temperatures: ``[n]``, each row's own, for :meth:`loss_at`; None for :meth:`loss`.
+        """
+        with torch.enable_grad():
+            leaf = student_logits.detach().requires_grad_()
+            if temperatures is None:
+                losses = self.loss(leaf, teacher_scores)
+            else:
+                losses = self.loss_at(leaf, teacher_scores, temperatures)
+            return torch.autograd.grad((losses * weights).sum(), leaf)[0]
 
 
 distillers = Registry("distiller", Distiller, package="fedkd.distillers")

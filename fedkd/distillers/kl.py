@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedkd.distillers.base import Distiller, distillers
+from fedkd.tasks import probabilities
 from fedkd.types import Space
 
 
@@ -39,3 +40,19 @@ class KL(Distiller):
         student = functional.log_softmax(student_logits / temperatures[:, None], dim=1)
         rows = functional.kl_div(student, teacher_scores, reduction="none").sum(dim=1)
         return temperatures**2 * rows
+
+    def slopes(
+        self,
+        student_logits: Tensor,
+        teacher_scores: Tensor,
+        weights: Tensor,
+        temperatures: Tensor | None = None,
+    ) -> Tensor:
+        """Return T (softmax(student / T) - teacher) of each row, times its weight."""
+        if temperatures is None:
+            student, factor = student_logits / self.temperature, weights * self.temperature
+        else:
+            student, factor = student_logits / temperatures[:, None], weights * temperatures
+        total = teacher_scores.sum(dim=1, keepdim=True)  # 1 but for rounding
+        difference = probabilities(student).mul_(total).sub_(teacher_scores)
+        return difference.mul_(factor[:, None])

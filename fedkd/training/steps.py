@@ -157,12 +157,8 @@ def private_loss(module: nn.Module, private: Examples, batch: Tensor, *, task: T
 def lesson_loss(module: nn.Module, lesson: Lesson, batch: Tensor) -> Tensor:
     """Return the mean distillation loss of the lesson's inputs at ``batch``, ``[]``."""
     batch = batch.to(lesson.inputs.device)
-    return mean_lesson_loss(module(as_model_input(lesson.inputs[batch])), lesson, batch)
-
-
-def mean_lesson_loss(logits: Tensor, lesson: Lesson, batch: Tensor) -> Tensor:
-    """Return the mean loss, ``[]``, of logits ``[n, *positions, classes]`` at ``batch``."""
-    losses = lesson_losses(as_rows(logits), lesson, batch)
+    logits = as_rows(module(as_model_input(lesson.inputs[batch])))
+    losses = lesson_losses(logits, lesson, batch)
     if lesson.known is None:
         return losses.mean()
     known = lesson.known[batch].flatten()
@@ -178,6 +174,14 @@ def lesson_losses(logits: Tensor, lesson: Lesson, batch: Tensor) -> Tensor:
     if lesson.row_temperatures is None:
         return lesson.distiller.loss(logits, scores)
     return lesson.distiller.loss_at(logits, scores, lesson.row_temperatures[batch].flatten())
+
+
+def lesson_slopes(logits: Tensor, lesson: Lesson, batch: Tensor, weights: Tensor) -> Tensor:
+    """Return the gradient of the weighed sum of :func:`lesson_losses`, ``[rows, classes]``."""
+    told = lesson.row_temperatures
+    temperatures = None if told is None else told[batch].flatten()
+    scores = as_rows(lesson.scores[batch])
+    return lesson.distiller.slopes(logits, scores, weights, temperatures)
 
 
 def take_step(student: Student, loss: Tensor) -> None:

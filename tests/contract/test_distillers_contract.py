@@ -89,3 +89,25 @@ def test_a_small_step_against_the_gradient_helps(name):
     before.backward()
     after = distiller.loss(student.detach() - 0.01 * student.grad, teacher).sum()
     assert after.item() < before.item()
+
+
+@every_distiller
+@given(shape=shapes)
+def test_slopes_are_the_gradient_of_the_weighed_losses(name, shape):
+    n, classes, seed = shape
+    distiller, student = distillers.get(name)(), _logits(n, classes, seed + 1).double()
+    teacher = _teacher(distiller, _logits(n, classes, seed)).double()
+    teacher[0, :-1] = 0  # a teacher may be without doubt
+    weights = torch.rand(n, generator=torch.Generator().manual_seed(seed)).double()
+    own = torch.arange(n) + 1.5
+    told = [None] if distiller.space is Space.LOGITS else [None, own]
+    for temperatures in told:
+        leaf = student.clone().requires_grad_()
+        if temperatures is None:
+            losses = distiller.loss(leaf, teacher)
+        else:
+            losses = distiller.loss_at(leaf, teacher, temperatures)
+        (expected,) = torch.autograd.grad((losses * weights).sum(), leaf)
+        found = distiller.slopes(student, teacher, weights, temperatures)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+        assert not found.requires_grad

@@ -25,7 +25,7 @@ from fedkd.training.executors.networks import Whole
 from fedkd.training.jobs import Job, Step
 from fedkd.training.packing import Packing
 from fedkd.training.quickening import quickened
-from fedkd.training.steps import as_model_input, mean_lesson_loss
+from fedkd.training.steps import as_model_input, lesson_slopes
 
 
 class Lean(Executor):
@@ -106,8 +106,12 @@ def _slopes(logits: Tensor, job: Job, step: Step) -> Tensor:
         each = logits.new_full((len(labels),), weight / len(labels))
         found.append(job.task.slopes(as_rows(mine), labels, each).view(mine.shape))
     if shared is not None and job.lesson is not None:
-        with torch.enable_grad():
-            theirs = logits[n_own:].detach().requires_grad_()
-            loss = mean_lesson_loss(theirs, job.lesson, shared.to(logits.device))
-            found += torch.autograd.grad(loss, theirs)
+        theirs, shared = logits[n_own:], shared.to(logits.device)
+        rows = as_rows(theirs)
+        if job.lesson.known is None:
+            each = rows.new_full((len(rows),), 1 / len(rows))
+        else:
+            known = job.lesson.known[shared].flatten()
+            each = known.to(rows.dtype) / known.sum()
+        found.append(lesson_slopes(rows, job.lesson, shared, each).view(theirs.shape))
     return found[0] if len(found) == 1 else torch.cat(found)

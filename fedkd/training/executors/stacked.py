@@ -18,7 +18,7 @@ from fedkd.training.executors.batches import Batches, Side
 from fedkd.training.executors.networks import Mapped, Network, TwoLayers
 from fedkd.training.jobs import Job
 from fedkd.training.packing import Packing
-from fedkd.training.steps import Lesson, lesson_losses
+from fedkd.training.steps import Lesson, lesson_slopes
 
 
 class Stacked(Executor):
@@ -89,10 +89,10 @@ class _Parts:
             labels = _rows(self._batches.labels, self._own.index).flatten()
             found.append(job.task.slopes(as_rows(mine), labels, each).view(mine.shape))
         if self._shared is not None and self._batches.lesson is not None:
-            with torch.enable_grad():
-                theirs = logits[:, n_own:].detach().requires_grad_()
-                loss = _lesson_loss(theirs, self._shared, self._batches.lesson)
-                found += torch.autograd.grad(loss, theirs)
+            theirs, at = logits[:, n_own:], self._shared.index.flatten()
+            each = _lesson_weights(theirs, self._shared, self._batches.lesson)
+            rows = lesson_slopes(as_rows(theirs), self._batches.lesson, at, each)
+            found.append(rows.view(theirs.shape))
         return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
 
@@ -104,14 +104,13 @@ def _rows(source: Tensor, index: Tensor) -> Tensor:
     return source.index_select(0, index.flatten()).view(*index.shape, *source.shape[1:])
 
 
-def _lesson_loss(logits: Tensor, shared: Side, lesson: Lesson) -> Tensor:
-    at = shared.index.flatten()
-    losses = lesson_losses(as_rows(logits), lesson, at)
+def _lesson_weights(logits: Tensor, shared: Side, lesson: Lesson) -> Tensor:
+    """Return the weight of each row of the lesson, of which some the teacher is silent about."""
     if lesson.known is None:
-        return _weighed(losses, shared.weights)
-    known = lesson.known[at].view(*shared.there.shape, -1) & shared.there[..., None]
-    counted = known.flatten(1).to(losses.dtype)
-    return _weighed(losses, counted / counted.sum(dim=1, keepdim=True).clamp(min=1))
+        return _spread(shared.weights, logits)
+    known = lesson.known[shared.index.flatten()].view(*shared.there.shape, -1)
+    counted = (known & shared.there[..., None]).flatten(1).to(logits.dtype)
+    return (counted / counted.sum(dim=1, keepdim=True).clamp(min=1)).flatten()
 
 
 def _spread(weights: Tensor, logits: Tensor) -> Tensor:
@@ -120,9 +119,3 @@ def _spread(weights: Tensor, logits: Tensor) -> Tensor:
     if n_positions == 1:
         return weights.reshape(-1)
     return (weights / n_positions).flatten().repeat_interleave(n_positions)
-
-
-def _weighed(losses: Tensor, weights: Tensor) -> Tensor:
-    """Return the weighed sum of the losses of inputs ``[clients, n]``, means over positions."""
-    each = losses.view(*weights.shape, -1)
-    return (each * (weights / each.shape[2])[..., None]).sum()
