@@ -132,7 +132,7 @@ def train(network: Network, jobs: Sequence[Job], *, repeats: int) -> dict[str, A
     calls: dict[str, Callable[[], object]] = {PEAK: partial(multiply, torch.randn(SIDE, SIDE))}
     for name, one in EXECUTORS.items():
         if one.fits(module):
-            block = cached_block(packing.size) if name == "stacked" else 1
+            block = cached_block(packing.size) if name == "stacked" else one.in_step
             calls[name] = partial(epoch, name, start, jobs, packing=packing, block=block)
     taken = harness.interleave_calls(calls, repeats=repeats, warm_ups=2)
     return {

@@ -14,7 +14,7 @@ from fedkd.models.base import initialized, models
 from fedkd.rng import torch_stream
 from fedkd.scenario import Scenario
 from fedkd.training.executors.base import draws
-from fedkd.training.executors.choice import Choice, choose
+from fedkd.training.executors.choice import EXECUTORS, Choice, choose
 from fedkd.training.packing import Packing
 from fedkd.training.quickening import quickened, show_all
 from fedkd.types import Update
@@ -78,7 +78,9 @@ class Architectures:
         """Return the clients in blocks to be trained together, each of one architecture."""
         blocks: list[list[int]] = []
         for members in self.alike(clients):
-            size = self.choice(members[0]).block
+            choice = self.choice(members[0])
+            most = max(choice.block, EXECUTORS[choice.executor].in_step)
+            size = -(-len(members) // -(-len(members) // most))  # about as many each time
             blocks += [members[n : n + size] for n in range(0, len(members), size)]
         return blocks
 

@@ -220,7 +220,8 @@ class FleetLearner:
 
         def alone(client: int) -> None:
             job = make(client, streams.training(purpose, client))
-            self._train([client], [job], EXECUTORS["serial"])
+            usual = models.choice(client).executor  # of lean, a client's bits are its own
+            self._train([client], [job], EXECUTORS["lean" if usual == "lean" else "serial"])
 
         for client, order in zip(clients, streams.of_all(purpose, clients), strict=True):
             job = self.guard.do(client, lambda c, order=order: make(c, order))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -31,6 +32,21 @@ class FromBlocks(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return a dense tensor of the same numbers."""
         return images.to_dense() if images.is_mkldnn else images
+
+
+def layers(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the layers of a plain stack, or of stacks in it; any other module as one."""
+    if type(module) is nn.Sequential and not watched(module):
+        for layer in module:
+            yield from layers(layer)
+    else:
+        yield module
+
+
+def watched(module: nn.Module) -> bool:
+    """Return whether something is called whenever the module is."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, held) for held in hooks)
 
 
 def quickened(module: nn.Module, *, trained: bool) -> nn.Module:

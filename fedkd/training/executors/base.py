@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.rng import borrowed
-from fedkd.training.executors.networks import Network
+from fedkd.training.executors.networks import Batches, Network
 from fedkd.training.jobs import Job
 from fedkd.training.packing import Packing
 from fedkd.training.recipe import OptimizerName
@@ -21,9 +21,11 @@ class Executor(ABC):
 
     Attributes:
         name: what ``runtime.executor`` calls it.
+        in_step: clients that it likes to be given at once, however small the block is.
     """
 
     name: ClassVar[str]
+    in_step: ClassVar[int] = 1
 
     @abstractmethod
     def fits(self, module: nn.Module) -> bool:
@@ -69,8 +71,8 @@ def keeps_more(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def descend(
-    network: Network,
-    slopes: Tensor,
+    network: Network[Batches],
+    slopes: Batches,
     rows: Tensor,
     gradients: Tensor,
     *,

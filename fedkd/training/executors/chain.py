@@ -1,4 +1,4 @@
-"""A stack of layers differentiated by hand, one client at a time: what lean trains.
+"""A stack of layers differentiated by hand, a few clients at a time: what lean trains.
 
 Autograd keeps a record of every operation and calls a module for every layer, which costs a step of
 a small network a tenth of its time and more. Here each layer keeps what its own way back needs,
@@ -8,7 +8,7 @@ and writes its gradients where they are wanted.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,62 +18,75 @@ from torch.nn import functional
 from fedkd.tasks import as_rows
 from fedkd.training.executors.networks import Network, blend
 from fedkd.training.packing import Packing
-from fedkd.training.quickening import FromBlocks, ToBlocks
+from fedkd.training.quickening import FromBlocks, ToBlocks, layers, watched
 
 
-class Chain(Network):
-    """One client's layers, one after the other.
+class Chain(Network[list[Tensor]]):
+    """The layers of some clients, one after the other: each of all clients, then the next.
+
+    What a processor reads of Python and torch for a layer, it has at hand for the next client.
 
     Args:
         packing: where parameters lie.
         module: one for which :meth:`fits` is true; its layers' settings are read, and no more.
+        most: clients at once.
     """
 
-    def __init__(self, packing: Packing, module: nn.Module) -> None:
-        layers = list(_layers(module))
+    def __init__(self, packing: Packing, module: nn.Module, *, most: int) -> None:
+        stack = list(layers(module))
         places = {id(parameter): n for n, parameter in enumerate(module.parameters())}
-        self._links = [_KINDS[type(layer)](layer) for layer in layers]
-        self._places = [[places[id(held)] for held in layer.parameters()] for layer in layers]
+        self._links = [[_KINDS[type(layer)](layer) for _ in range(most)] for layer in stack]
+        self._places = [[places[id(held)] for held in layer.parameters()] for layer in stack]
         self._first = next(n for n, held in enumerate(self._places) if held)
         self._parts = packing.parts
-        self._values = self._into = torch.empty(0)
-        self._own: list[list[Tensor]] = []
-        self._targets: list[list[Tensor]] = []
+        self._own: list[list[list[Tensor]]] = []
+        self._viewed: dict[tuple[int, ...], list[list[list[Tensor]]]] = {}
 
     @staticmethod
     def fits(module: nn.Module) -> bool:
         """Return whether all layers are known, and called once each, by nothing but the stack."""
-        layers = list(_layers(module))
-        held = [id(parameter) for layer in layers for parameter in layer.parameters()]
+        stack = list(layers(module))
+        held = [id(parameter) for layer in stack for parameter in layer.parameters()]
         return 0 < len(held) == len(set(held)) and all(
-            type(layer) in _KINDS and _KINDS[type(layer)].fits(layer) and not _watched(layer)
-            for layer in layers
+            type(layer) in _KINDS and _KINDS[type(layer)].fits(layer) and not watched(layer)
+            for layer in stack
         )
 
     @torch.no_grad()
-    def logits(self, values: Tensor, inputs: Tensor) -> Tensor:
-        """Go through the layers; ``inputs``, ``[1, n, ...]``, may be overwritten."""
-        if self._values is not values:
-            self._values, self._own = values, self._views(values)
-        made = inputs[0]
-        for link, own in zip(self._links, self._own, strict=True):
-            made = link.forward(made, own)
-        return made[None]
+    def logits(self, values: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+        """Go through the layers; ``inputs`` may be overwritten."""
+        self._own, made = self._views(values), inputs
+        for links, own in zip(self._links, self._own, strict=True):
+            made = [
+                link.forward(one, held) for link, one, held in zip(links, made, own, strict=False)
+            ]
+        return made
 
     @torch.no_grad()
-    def backward(self, slopes: Tensor, into: Tensor, *, keep: float, scale: float) -> None:
+    def backward(self, slopes: list[Tensor], into: Tensor, *, keep: float, scale: float) -> None:
         """Go back, down to the first layer that has parameters; ``slopes`` may be overwritten."""
-        if self._into is not into:
-            self._into, self._targets = into, self._views(into)
-        back = slopes[0]
+        targets, back = self._views(into), slopes
         for n in range(len(self._links) - 1, self._first - 1, -1):
-            to = _Target(self._targets[n], keep, scale)
-            back = self._links[n].backward(back, self._own[n], to, further=n > self._first)
-            self._links[n].saved = ()
+            further, found = n > self._first, list[Tensor]()
+            for one, link, own, target in zip(
+                back, self._links[n], self._own[n], targets[n], strict=False
+            ):
+                to = _Target(target, keep, scale)
+                found.append(link.backward(one, own, to, further=further))
+                link.saved = ()
+            back = found
 
-    def _views(self, vectors: Tensor) -> list[list[Tensor]]:
-        parts = [part.of(vectors[0]) for part in self._parts]
-        return [[parts[place] for place in places] for places in self._places]
+    def _views(self, vectors: Tensor) -> list[list[list[Tensor]]]:
+        """Return the parameters of each layer of each client; of the same memory, made once."""
+        where = (vectors.data_ptr(), vectors.stride(0), len(vectors))
+        if where not in self._viewed:
+            if len(self._viewed) >= _VIEWED:
+                self._viewed.clear()
+            parts = [[part.of(one) for part in self._parts] for one in vectors]
+            self._viewed[where] = [
+                [[own[place] for place in places] for own in parts] for places in self._places
+            ]
+        return self._viewed[where]
 
 
 class _Target(NamedTuple):
@@ -266,21 +279,6 @@ class _Flatten(_Link):
         return slopes.contiguous(memory_format=torch.channels_last)
 
 
-def _layers(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield what is called one after the other, and nothing else."""
-    if type(module) is nn.Sequential and not _watched(module):
-        for layer in module:
-            yield from _layers(layer)
-    else:
-        yield module
-
-
-def _watched(module: nn.Module) -> bool:
-    """Return whether something is called whenever the module is."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, held) for held in hooks)
-
-
 _KINDS: dict[type[nn.Module], type[_Link]] = {
     nn.Conv2d: _Convolution,
     nn.Linear: _Linear,
@@ -292,3 +290,5 @@ _KINDS: dict[type[nn.Module], type[_Link]] = {
 }
 _IMAGES = 4
 """Dimensions of a batch of images."""
+_VIEWED = 16
+"""Vectors whose parts are remembered, which holds on to their memory."""

@@ -1,4 +1,4 @@
-"""One client after the other, without optimiser objects: for convolutions on a CPU."""
+"""A few clients in step, each by itself, without optimiser objects: for convolutions on a CPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fedkd.training.executors.base import (
     keeps_more,
 )
 from fedkd.training.executors.chain import Chain
-from fedkd.training.executors.networks import Whole
+from fedkd.training.executors.networks import Network, Whole
 from fedkd.training.jobs import Job, Step
 from fedkd.training.packing import Packing
 from fedkd.training.quickening import quickened
@@ -35,6 +35,7 @@ class Lean(Executor):
     """
 
     name: ClassVar[str] = "lean"
+    in_step: ClassVar[int] = 4  # of more, what a step needs would not stay in the cache
 
     def __init__(self) -> None:
         self._desks = WeakKeyDictionary[Packing, _Desk]()
@@ -44,44 +45,60 @@ class Lean(Executor):
         return not draws(module) and not keeps_more(module)
 
     def train(self, rows: Tensor, jobs: Sequence[Job], *, packing: Packing) -> None:
-        """Train a copy of each row in turn, always in the same place."""
+        """Train copies of a few rows at a time, always in the same place."""
         desk = self._desks.pop(packing, None)
         if desk is None or not desk.suits(rows):
             desk = _Desk(packing, like=rows)
-        for row, job in zip(rows, jobs, strict=True):
-            with borrowing(job):
-                desk.train(row, job, packing)
+        some = -(-len(jobs) // -(-len(jobs) // desk.most)) if jobs else 1  # about as many each time
+        for n in range(0, len(jobs), some):
+            with borrowing(jobs[n]):
+                desk.train(rows[n : n + some], jobs[n : n + some], packing)
         self._desks[packing] = desk
 
 
 class _Desk:
-    """Where clients of one architecture are trained, one after the other.
+    """Where clients of one architecture are trained, a few in step.
 
     It is set up once: to find its layers takes as long as a small network's step, and memory that
     was used just now is faster. It holds no reference to the packing, with which it goes.
+
+    Attributes:
+        most: clients at once.
     """
 
     def __init__(self, packing: Packing, *, like: Tensor) -> None:
         keep_freed_memory()
-        self._work = like.new_empty(1, packing.width)
-        self._values = packing.values(self._work)
-        self._gradients = gradients_for(self._work, packing=packing)
         module = quickened(copy.deepcopy(packing.template), trained=True)
-        kind = Chain if Chain.fits(module) else Whole
-        self._network = kind(packing, module)
+        by_hand = Chain.fits(module)
+        self.most = Lean.in_step if by_hand else 1
+        self._network: Network[list[Tensor]] = (
+            Chain(packing, module, most=self.most) if by_hand else Whole(packing, module)
+        )
+        self._work = like.new_empty(self.most, packing.width)
+        self._gradients = gradients_for(self._work, packing=packing)
 
     def suits(self, rows: Tensor) -> bool:
         """Return whether rows are numbers of its kind on its device."""
         return (rows.dtype, rows.device) == (self._work.dtype, self._work.device)
 
-    def train(self, row: Tensor, job: Job, packing: Packing) -> None:
-        """Take all steps of a job."""
-        self._work[0].copy_(row)
-        for step in job.schedule():
-            logits = self._network.logits(self._values, _inputs(job, step)[None])
-            slopes = _slopes(logits[0], job, step)
-            descend(self._network, slopes[None], self._work, self._gradients, packing=packing)
-        row.copy_(self._work[0])
+    def train(self, rows: Tensor, jobs: Sequence[Job], packing: Packing) -> None:
+        """Take all steps of up to ``most`` jobs, the longest one first."""
+        plans = [list(job.schedule()) for job in jobs]
+        order = sorted(range(len(jobs)), key=lambda n: -len(plans[n]))
+        for place, n in enumerate(order):
+            self._work[place].copy_(rows[n])
+        for step in range(len(plans[order[0]])):
+            active = [(jobs[n], plans[n][step]) for n in order if step < len(plans[n])]
+            live = self._work[: len(active)]
+            logits = self._network.logits(
+                packing.values(live), [_inputs(job, read) for job, read in active]
+            )
+            slopes = [
+                _slopes(one, job, read) for one, (job, read) in zip(logits, active, strict=True)
+            ]
+            descend(self._network, slopes, live, self._gradients, packing=packing)
+        for place, n in enumerate(order):
+            rows[n].copy_(self._work[place])
 
 
 def _inputs(job: Job, step: Step) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,19 +13,22 @@ from torch.func import functional_call, vmap
 from fedkd.training.packing import Packing
 from fedkd.training.steps import scaled
 
+Batches = TypeVar("Batches", Tensor, list[Tensor])
+"""A batch of each client: ``[clients, n, ...]``, or a list of ``[n, ...]`` of any lengths."""
 
-class Network(ABC):
-    """Many copies of a module, evaluated and differentiated together."""
+
+class Network(ABC, Generic[Batches]):
+    """Copies of a module, evaluated and differentiated together."""
 
     @abstractmethod
-    def logits(self, values: Tensor, inputs: Tensor) -> Tensor:
-        """Return logits ``[clients, n, *positions, classes]`` of inputs ``[clients, n, ...]``.
+    def logits(self, values: Tensor, inputs: Batches) -> Batches:
+        """Return logits, ``[n, *positions, classes]`` of each client, of its batch of inputs.
 
         ``values`` are the parameters, ``[clients, size]``.
         """
 
     @abstractmethod
-    def backward(self, slopes: Tensor, into: Tensor, *, keep: float, scale: float) -> None:
+    def backward(self, slopes: Batches, into: Tensor, *, keep: float, scale: float) -> None:
         """Make ``into``, ``[clients, size]``, ``keep`` times itself plus ``scale`` gradients.
 
         ``slopes`` are the gradient of the newest logits. ``into`` may be the parameters that gave
@@ -32,7 +36,7 @@ class Network(ABC):
         """
 
 
-class Mapped(Network):
+class Mapped(Network[Tensor]):
     """Any module, by ``torch.func.vmap``."""
 
     def __init__(self, packing: Packing, module: nn.Module) -> None:
@@ -58,27 +62,24 @@ class Mapped(Network):
             blend(part.of(into), gradient, keep=keep, scale=scale)
 
 
-class Whole(Network):
+class Whole(Network[list[Tensor]]):
     """Any module of one client, by autograd."""
 
     def __init__(self, packing: Packing, module: nn.Module) -> None:
         self._parts, self._module = packing.parts, module.train()
         self._parameters = list(module.parameters())
-        self._values = torch.empty(0)
         self._logits: Tensor | None = None
 
-    def logits(self, values: Tensor, inputs: Tensor) -> Tensor:
+    def logits(self, values: Tensor, inputs: list[Tensor]) -> list[Tensor]:
         """Call the module, whose parameters become views of ``values``."""
-        if self._values is not values:
-            self._values = values
-            for part, parameter in zip(self._parts, self._parameters, strict=True):
-                parameter.data = part.of(values[0])
+        for part, parameter in zip(self._parts, self._parameters, strict=True):
+            parameter.data = part.of(values[0])
         with torch.enable_grad():
             made: Tensor = self._module(inputs[0])
         self._logits = made
-        return made.detach()[None]
+        return [made.detach()]
 
-    def backward(self, slopes: Tensor, into: Tensor, *, keep: float, scale: float) -> None:
+    def backward(self, slopes: list[Tensor], into: Tensor, *, keep: float, scale: float) -> None:
         """Let autograd go through the module."""
         if self._logits is None:
             raise RuntimeError("there are no logits to go back from")
@@ -90,7 +91,7 @@ class Whole(Network):
             blend(part.of(into[0]), gradient, keep=keep, scale=scale)
 
 
-class TwoLayers(Network):
+class TwoLayers(Network[Tensor]):
     """Flatten, linear, ReLU, linear: batched matrix products, differentiated by hand."""
 
     def __init__(self, packing: Packing) -> None:

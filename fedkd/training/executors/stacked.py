@@ -53,7 +53,7 @@ class Stacked(Executor):
 
 
 def _carry_out(
-    rows: Tensor, batches: Batches, network: Network, *, packing: Packing, job: Job
+    rows: Tensor, batches: Batches, network: Network[Tensor], *, packing: Packing, job: Job
 ) -> None:
     live, values = rows, packing.values(rows)
     gradients = gradients_for(rows, packing=packing)

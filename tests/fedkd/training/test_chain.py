@@ -50,11 +50,14 @@ def _stacks() -> dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]]:
     }
 
 
-def _network(kind: type[Network], module: nn.Module) -> tuple[Network, Packing, Tensor]:
+def _network(
+    kind: type[Chain | Whole], module: nn.Module
+) -> tuple[Network[list[Tensor]], Packing, Tensor]:
     packing = Packing(module, PLAIN)
     row = torch.zeros(1, packing.width).double()
     packing.write(row[0], module)
-    return kind(packing, copy.deepcopy(module)), packing, row
+    same = copy.deepcopy(module)
+    return Chain(packing, same, most=1) if kind is Chain else Whole(packing, same), packing, row
 
 
 @pytest.mark.parametrize("kind", [Chain, Whole])
@@ -66,19 +69,19 @@ def test_gradients_are_those_of_autograd(name, kind):
     assert Chain.fits(module)
     network, packing, row = _network(kind, module)
     values, inputs = packing.values(row), _draw(5, *shape)
-    logits = network.logits(values, inputs[None].clone())
+    logits = network.logits(values, [inputs.clone()])
     expected = module(inputs)
     torch.testing.assert_close(logits[0], expected.detach(), rtol=1e-12, atol=1e-12)
     slopes = _draw(*expected.shape, seed=1)
     found = torch.full_like(values, torch.nan)
-    network.backward(slopes[None].clone(), found, keep=0, scale=1)
+    network.backward([slopes.clone()], found, keep=0, scale=1)
     gradients = torch.autograd.grad(expected, list(module.parameters()), slopes)
     for part, gradient in zip(packing.parts, gradients, strict=True):
         torch.testing.assert_close(part.of(found[0]), gradient, rtol=1e-11, atol=1e-12)
     before = values.clone()  # and into the parameters themselves, for another batch of another size
     more = _draw(3, *shape, seed=2)
-    slopes = _draw(*network.logits(values, more[None].clone())[0].shape, seed=3)
-    network.backward(slopes[None].clone(), values, keep=1, scale=-0.5)
+    slopes = _draw(*network.logits(values, [more.clone()])[0].shape, seed=3)
+    network.backward([slopes.clone()], values, keep=1, scale=-0.5)
     gradients = torch.autograd.grad(module(more), list(module.parameters()), slopes)
     for part, gradient in zip(packing.parts, gradients, strict=True):
         stepped = part.of(before[0]) - 0.5 * gradient
@@ -107,14 +110,14 @@ def test_a_quickened_stack_has_the_gradients_of_the_plain_one():
     packing.write(row[0], module)
     quick = quickened(copy.deepcopy(module), trained=True)
     assert Chain.fits(quick)
-    network, values = Chain(packing, quick), packing.values(row)
+    network, values = Chain(packing, quick, most=1), packing.values(row)
     inputs, slopes = _draw(6, *IMAGES).float(), _draw(6, 4, seed=1).float()
     expected = module(inputs)
     torch.testing.assert_close(
-        network.logits(values, inputs[None])[0], expected.detach(), rtol=1e-5, atol=1e-6
+        network.logits(values, [inputs])[0], expected.detach(), rtol=1e-5, atol=1e-6
     )
     found = torch.empty_like(values)
-    network.backward(slopes[None].clone(), found, keep=0, scale=1)
+    network.backward([slopes.clone()], found, keep=0, scale=1)
     gradients = torch.autograd.grad(expected, list(module.parameters()), slopes)
     for part, gradient in zip(packing.parts, gradients, strict=True):
         torch.testing.assert_close(part.of(found[0]), gradient, rtol=1e-4, atol=1e-5)
@@ -166,9 +169,9 @@ def test_autograd_takes_what_is_not_known(make):
     module = make().double()
     network, packing, row = _network(Whole, module)
     inputs, slopes = _draw(5, 6), _draw(5, 6, seed=1)
-    network.logits(packing.values(row), inputs[None])
+    network.logits(packing.values(row), [inputs])
     found = torch.empty_like(packing.values(row))
-    network.backward(slopes[None], found, keep=0, scale=1)
+    network.backward([slopes], found, keep=0, scale=1)
     gradients = torch.autograd.grad(module(inputs), list(module.parameters()), slopes)
     for part, gradient in zip(packing.parts, gradients, strict=True):
         torch.testing.assert_close(part.of(found[0]), gradient, rtol=1e-12, atol=1e-12)
@@ -186,8 +189,8 @@ def test_a_parameter_that_no_logit_depends_on_stays():
     network, packing, row = _network(Whole, _Idle().double())
     values = packing.values(row)
     before = values.clone()
-    network.logits(values, _draw(1, 5, 6))
-    network.backward(_draw(1, 5, 4, seed=1), values, keep=1, scale=-0.1)
+    network.logits(values, [_draw(5, 6)])
+    network.backward([_draw(5, 4, seed=1)], values, keep=1, scale=-0.1)
     for part in packing.parts:
         same = torch.equal(part.of(values[0]), part.of(before[0]))
         assert same == part.name.startswith("idle")
