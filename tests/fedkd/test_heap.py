@@ -30,4 +30,4 @@ print(faults())
 def test_blocks_of_megabytes_are_not_made_of_fresh_pages_again_and_again():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 1000  # about 100,000 where they are given back
+    assert int(done.stdout) < 20_000  # a few blocks are; about 60,000 where all are given back
