@@ -35,7 +35,7 @@ class Lean(Executor):
     """
 
     name: ClassVar[str] = "lean"
-    in_step: ClassVar[int] = 4  # of more, what a step needs would not stay in the cache
+    in_step: ClassVar[int] = 4
 
     def __init__(self) -> None:
         self._desks = WeakKeyDictionary[Packing, _Desk]()
@@ -49,7 +49,9 @@ class Lean(Executor):
         desk = self._desks.pop(packing, None)
         if desk is None or not desk.suits(rows):
             desk = _Desk(packing, like=rows)
-        some = -(-len(jobs) // -(-len(jobs) // desk.most)) if jobs else 1  # about as many each time
+        read = max([1, *(_read_in_a_step(job) for job in jobs)])
+        most = max(1, min(desk.most, _CACHED // read))
+        some = -(-len(jobs) // -(-len(jobs) // most)) if jobs else 1  # about as many each time
         for n in range(0, len(jobs), some):
             with borrowing(jobs[n]):
                 desk.train(rows[n : n + some], jobs[n : n + some], packing)
@@ -101,6 +103,10 @@ class _Desk:
             rows[n].copy_(self._work[place])
 
 
+def _read_in_a_step(job: Job) -> int:
+    return job.recipe.batch_size * (2 if job.lesson is not None and len(job.lesson) else 1)
+
+
 def _inputs(job: Job, step: Step) -> Tensor:
     """Return what a step reads: private examples first, then the lesson's."""
     own, shared = step
@@ -132,3 +138,7 @@ def _slopes(logits: Tensor, job: Job, step: Step) -> Tensor:
             each = known.to(rows.dtype) / known.sum()
         found.append(lesson_slopes(rows, job.lesson, shared, each).view(theirs.shape))
     return found[0] if len(found) == 1 else torch.cat(found)
+
+
+_CACHED = 256
+"""Inputs of clients in step: what layers make of more would not stay in the cache."""
