@@ -52,7 +52,8 @@ def watched(module: nn.Module) -> bool:
 def quickened(module: nn.Module, *, trained: bool) -> nn.Module:
     """Return a stack of the same layers under the same names, which is faster; use the old no more.
 
-    Only a plain stack changes: another module could call the layers of its parts by itself.
+    Only a plain stack changes: another module could call the layers of its parts by itself, and a
+    layer that is called twice or has hooks is seen elsewhere.
 
     - Pooling goes before ReLU. The largest of some numbers that are not negative is the same as
       what ReLU makes of the largest number, and so are the gradients, but there is less to do.
@@ -60,7 +61,7 @@ def quickened(module: nn.Module, *, trained: bool) -> nn.Module:
     - Convolutions and what is between them work in oneDNN's own layout, where that is faster:
       without AVX-512 it is not for what is ``trained``.
     """
-    if type(module) is not nn.Sequential or any(list(layer.children()) for layer in module):
+    if type(module) is not nn.Sequential or not _plain(list(module)) or watched(module):
         return module
     for n, (layer, after) in enumerate(pairwise(list(module))):
         if type(layer) is nn.ReLU and type(after) is nn.MaxPool2d and not after.return_indices:
@@ -69,6 +70,11 @@ def quickened(module: nn.Module, *, trained: bool) -> nn.Module:
         if isinstance(before, nn.Conv2d | nn.Linear) and isinstance(layer, nn.ReLU):
             layer.inplace = True
     return _blocked(module) if _HAS_BLOCKS[trained] else module
+
+
+def _plain(stack: list[nn.Module]) -> bool:
+    apart = len({id(layer) for layer in stack}) == len(stack)
+    return apart and not any(list(layer.children()) or watched(layer) for layer in stack)
 
 
 def show_all(module: nn.Module, parameters: Tensor) -> nn.Module:

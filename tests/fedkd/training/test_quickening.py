@@ -93,6 +93,20 @@ def test_only_what_nobody_else_reads_is_overwritten():
         assert not any(getattr(layer, "inplace", False) for layer in quick.modules())
 
 
+def test_a_layer_that_is_called_twice_or_watched_is_left_alone():
+    relu, seen = nn.ReLU(), list[Tensor]()
+    twice = nn.Sequential(nn.Conv2d(1, 3, 3), relu, nn.Conv2d(3, 3, 3), nn.Sigmoid(), relu)
+    watched = _pooled()
+    watched[0].register_forward_hook(lambda layer, read, made: seen.append(made))
+    for module in (twice, watched):
+        expected = module(IMAGES.float())
+        quick = quickened(module, trained=False)
+        assert quick is module
+        assert not relu.inplace
+        assert torch.equal(quick(IMAGES.float()), expected)
+    assert len(seen) == 2
+
+
 @pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize("name", ["cnn_small", "cnn_wide", "pooled"])
 def test_single_precision_differs_by_rounding_alone(name, trained):
