@@ -107,7 +107,7 @@ class Architectures:
         """Give clients of one architecture, that of ``client``, drafts with other parameters."""
         packing, sent = self.packing(client), update.arrays
         if isinstance(sent, FlatArrays) and sent.layout == packing.layout:
-            rows = torch.empty(len(states), packing.width, device=self._device)
+            rows = packing.room(len(states), like=states[0].row)
             packing.values(rows)[:] = sent.vector.to(self._device)
             rows[:, packing.size :] = torch.stack(
                 [
@@ -135,8 +135,8 @@ class Architectures:
         """
         rows = loaded_together(states)
         if rows is None:
-            rows = torch.stack([state.row for state in states])
-            yield rows
+            rows = self.packing(client).room(len(states), like=states[0].row)
+            yield torch.stack([state.row for state in states], out=rows)
             for state, row in zip(states, rows.unbind(), strict=True):
                 state.draft(row)
             return

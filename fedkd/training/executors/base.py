@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fedkd.rng import borrowed
 from fedkd.training.executors.networks import Batches, Network
 from fedkd.training.jobs import Job
-from fedkd.training.packing import Packing
+from fedkd.training.packing import Packing, aligned_rows
 from fedkd.training.recipe import OptimizerName
 
 
@@ -125,7 +125,7 @@ def descend(
 def gradients_for(rows: Tensor, *, packing: Packing) -> Tensor:
     """Return room for the gradients of ``rows``; none where a step needs no room of its own."""
     n_clients = len(rows) if packing.recipe.optimizer is OptimizerName.ADAM else 0
-    return rows.new_empty(n_clients, packing.size)
+    return aligned_rows(n_clients, packing.size, like=rows)
 
 
 _ADAM = (0.9, 0.999, 1e-8)

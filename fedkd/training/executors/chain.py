@@ -7,18 +7,18 @@ and writes its gradients where they are wanted.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from fedkd.tasks import as_rows
-from fedkd.training.executors.networks import Network, blend
+from fedkd.models.resnet8 import ResidualBlock
+from fedkd.training.executors.image_links import IMAGE_KINDS
+from fedkd.training.executors.links import KINDS, Link, Target
+from fedkd.training.executors.networks import Network
 from fedkd.training.packing import Packing
-from fedkd.training.quickening import FromBlocks, ToBlocks, layers, watched
+from fedkd.training.quickening import layers, watched
 
 
 class Chain(Network[list[Tensor]]):
@@ -35,7 +35,7 @@ class Chain(Network[list[Tensor]]):
     def __init__(self, packing: Packing, module: nn.Module, *, most: int) -> None:
         stack = list(layers(module))
         places = {id(parameter): n for n, parameter in enumerate(module.parameters())}
-        self._links = [[_KINDS[type(layer)](layer) for _ in range(most)] for layer in stack]
+        self._links = [[_KINDS[type(layer)].of(layer) for _ in range(most)] for layer in stack]
         self._places = [[places[id(held)] for held in layer.parameters()] for layer in stack]
         self._first = next(n for n, held in enumerate(self._places) if held)
         self._parts = packing.parts
@@ -45,7 +45,7 @@ class Chain(Network[list[Tensor]]):
     @staticmethod
     def fits(module: nn.Module) -> bool:
         """Return whether all layers are known, and called once each, by nothing but the stack."""
-        stack = list(layers(module))
+        stack = list(_leaves(module))
         held = [id(parameter) for layer in stack for parameter in layer.parameters()]
         return 0 < len(held) == len(set(held)) and all(
             type(layer) in _KINDS and _KINDS[type(layer)].fits(layer) and not watched(layer)
@@ -56,9 +56,9 @@ class Chain(Network[list[Tensor]]):
     def logits(self, values: Tensor, inputs: list[Tensor]) -> list[Tensor]:
         """Go through the layers; ``inputs`` may be overwritten."""
         self._own, made = self._views(values), inputs
-        for links, own in zip(self._links, self._own, strict=True):
+        for row, own in zip(self._links, self._own, strict=True):
             made = [
-                link.forward(one, held) for link, one, held in zip(links, made, own, strict=False)
+                link.forward(one, held) for link, one, held in zip(row, made, own, strict=False)
             ]
         return made
 
@@ -71,7 +71,7 @@ class Chain(Network[list[Tensor]]):
             for one, link, own, target in zip(
                 back, self._links[n], self._own[n], targets[n], strict=False
             ):
-                to = _Target(target, keep, scale)
+                to = Target(target, keep, scale)
                 found.append(link.backward(one, own, to, further=further))
                 link.saved = ()
             back = found
@@ -89,206 +89,66 @@ class Chain(Network[list[Tensor]]):
         return self._viewed[where]
 
 
-class _Target(NamedTuple):
-    """Where gradients go: ``keep`` times what is there plus ``scale`` times the gradient."""
-
-    tensors: Sequence[Tensor]
-    keep: float
-    scale: float
-
-    def blend(self, gradients: Sequence[Tensor]) -> None:
-        for one, gradient in zip(self.tensors, gradients, strict=True):
-            blend(one, gradient, keep=self.keep, scale=self.scale)
+def _leaves(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the layers of a stack, and those in its residual blocks."""
+    for layer in layers(module):
+        if type(layer) is ResidualBlock and not watched(layer):
+            for part in (layer.body, layer.shortcut, layer.activation):
+                yield from _leaves(part)
+        else:
+            yield layer
 
 
-class _Link(ABC):
-    """What is done with one layer's inputs, and with its gradients.
+class _Row(Link):
+    """Layers one after the other, of one client."""
 
-    Attributes:
-        saved: what the way back needs of the newest batch.
-    """
-
-    saved: tuple[Tensor, ...] = ()
-
-    def __init__(self, layer: Any) -> None:
-        """Read the settings of a layer that :meth:`fits`."""
-        del layer
-
-    @staticmethod
-    def fits(layer: Any) -> bool:
-        """Return whether a layer of the right class has only settings that are known here."""
-        del layer
-        return True
-
-    @abstractmethod
-    def forward(self, inputs: Tensor, own: Sequence[Tensor]) -> Tensor:
-        """Return what the layer makes; ``own`` are its parameters."""
-
-    @abstractmethod
-    def backward(
-        self, slopes: Tensor, own: Sequence[Tensor], to: _Target, *, further: bool
-    ) -> Tensor:
-        """Return the gradient of the inputs, or anything unless ``further``; hand over the rest.
-
-        The parameters themselves may be the target. ``slopes`` may be overwritten.
-        """
-
-
-class _Convolution(_Link):
-    def __init__(self, layer: Any) -> None:
-        self._settings = (layer.stride, layer.padding, layer.dilation)
-        self._groups, self._made = layer.groups, [layer.out_channels]
-
-    @staticmethod
-    def fits(layer: nn.Conv2d) -> bool:
-        return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    def __init__(self, layer: nn.Module) -> None:
+        stack = list(layers(layer))
+        ends = list(accumulate((len(list(one.parameters())) for one in stack), initial=0))
+        self._links = [
+            (_KINDS[type(one)].of(one), slice(*ends))
+            for one, ends in zip(stack, pairwise(ends), strict=True)
+        ]
 
     def forward(self, inputs: Tensor, own: Sequence[Tensor]) -> Tensor:
-        self.saved = (inputs,)
-        weight, bias = own if len(own) > 1 else (*own, None)
-        return torch.conv2d(inputs, weight, bias, *self._settings, self._groups)
+        for link, where in self._links:
+            inputs = link.forward(inputs, own[where])
+        return inputs
 
     def backward(
-        self, slopes: Tensor, own: Sequence[Tensor], to: _Target, *, further: bool
+        self, slopes: Tensor, own: Sequence[Tensor], to: Target, *, further: bool
     ) -> Tensor:
-        wanted = (further, True, len(own) > 1)
-        back, *found = torch.ops.aten.convolution_backward.default(
-            slopes,
-            *self.saved,
-            own[0],
-            self._made,
-            *self._settings,
-            transposed=False,
-            output_padding=[0, 0],
-            groups=self._groups,
-            output_mask=wanted,
-        )
-        to.blend(found[: len(own)])
-        return back
+        for link, where in reversed(self._links):
+            slopes = link.backward(slopes, own[where], to.some(where), further=True)
+            link.saved = ()
+        return slopes
 
 
-class _Linear(_Link):
-    def forward(self, inputs: Tensor, own: Sequence[Tensor]) -> Tensor:
-        self.saved = (inputs,)
-        return functional.linear(inputs, *own)
-
-    def backward(
-        self, slopes: Tensor, own: Sequence[Tensor], to: _Target, *, further: bool
-    ) -> Tensor:
-        (read,), back = self.saved, slopes
-        if further:
-            back = slopes @ own[0]
-        slopes, read = as_rows(slopes), as_rows(read)
-        to.tensors[0].addmm_(slopes.t(), read, beta=to.keep, alpha=to.scale)
-        for bias in to.tensors[1:]:
-            blend(bias, slopes.sum(dim=0), keep=to.keep, scale=to.scale)
-        return back
-
-
-class _ReLU(_Link):
-    def __init__(self, layer: nn.ReLU) -> None:
-        self._relu = torch.relu_ if layer.inplace else torch.relu
+class _Residual(Link):
+    def __init__(self, layer: ResidualBlock) -> None:
+        self._body, self._shortcut = _Row(layer.body), _Row(layer.shortcut)
+        self._activation = _Row(layer.activation)
+        self._n_body = len(list(layer.body.parameters()))
 
     def forward(self, inputs: Tensor, own: Sequence[Tensor]) -> Tensor:
-        made = self._relu(inputs)
-        self.saved = (made,)
-        return made
+        made = self._body.forward(inputs, own[: self._n_body])
+        made = made + self._shortcut.forward(inputs, own[self._n_body :])
+        return self._activation.forward(made, ())
 
     def backward(
-        self, slopes: Tensor, own: Sequence[Tensor], to: _Target, *, further: bool
+        self, slopes: Tensor, own: Sequence[Tensor], to: Target, *, further: bool
     ) -> Tensor:
-        back = torch.ops.aten.threshold_backward
-        if slopes.is_mkldnn:
-            return back.default(slopes, *self.saved, 0)
-        return back.grad_input(slopes, *self.saved, 0, grad_input=slopes)
+        slopes = self._activation.backward(slopes, (), to.some(slice(0)), further=True)
+        n, apart = self._n_body, slopes.clone()
+        back = self._body.backward(slopes, own[:n], to.some(slice(n)), further=True)
+        short = to.some(slice(n, None))
+        return back + self._shortcut.backward(apart, own[n:], short, further=True)
 
 
-class _MaxPool(_Link):
-    def __init__(self, layer: nn.MaxPool2d) -> None:
-        sides = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-        pairs = [[side, side] if isinstance(side, int) else list(side) for side in sides]
-        self._settings = (*pairs, layer.ceil_mode)
-
-    @staticmethod
-    def fits(layer: nn.MaxPool2d) -> bool:
-        return not layer.return_indices
-
-    def forward(self, inputs: Tensor, own: Sequence[Tensor]) -> Tensor:
-        if inputs.is_mkldnn:
-            with torch.enable_grad():  # or it would not keep where the largest numbers were
-                made = torch.ops.aten.mkldnn_max_pool2d.default(
-                    inputs.requires_grad_(), *self._settings
-                )
-            self.saved = (inputs, made)
-            return made
-        made, taken = torch.ops.aten.max_pool2d_with_indices.default(inputs, *self._settings)
-        self.saved = (inputs, taken)
-        return made
-
-    def backward(
-        self, slopes: Tensor, own: Sequence[Tensor], to: _Target, *, further: bool
-    ) -> Tensor:
-        read, kept = self.saved
-        if slopes.is_mkldnn:
-            back = torch.ops.aten.mkldnn_max_pool2d_backward.default
-            return back(slopes, kept, read, *self._settings)
-        back = torch.ops.aten.max_pool2d_with_indices_backward.default
-        return back(slopes, read, *self._settings, kept)
-
-
-class _ToBlocks(_Link):
-    def __init__(self, layer: ToBlocks) -> None:
-        self._layer = layer
-
-    def forward(self, inputs: Tensor, own: Sequence[Tensor]) -> Tensor:
-        return self._layer(inputs)
-
-    def backward(
-        self, slopes: Tensor, own: Sequence[Tensor], to: _Target, *, further: bool
-    ) -> Tensor:
-        return slopes.to_dense() if slopes.is_mkldnn else slopes
-
-
-class _FromBlocks(_Link):
-    def forward(self, inputs: Tensor, own: Sequence[Tensor]) -> Tensor:
-        self._blocked = inputs.is_mkldnn
-        return inputs.to_dense() if self._blocked else inputs
-
-    def backward(
-        self, slopes: Tensor, own: Sequence[Tensor], to: _Target, *, further: bool
-    ) -> Tensor:
-        return slopes.to_mkldnn() if self._blocked else slopes
-
-
-class _Flatten(_Link):
-    @staticmethod
-    def fits(layer: nn.Flatten) -> bool:
-        return (layer.start_dim, layer.end_dim) == (1, -1)
-
-    def forward(self, inputs: Tensor, own: Sequence[Tensor]) -> Tensor:
-        self._shape, self._by_rows = inputs.shape, inputs.is_contiguous()
-        return inputs.flatten(1)
-
-    def backward(
-        self, slopes: Tensor, own: Sequence[Tensor], to: _Target, *, further: bool
-    ) -> Tensor:
-        """Give images the layout that they had: to work in two takes ten times as long."""
-        slopes = slopes.view(self._shape)
-        if self._by_rows or slopes.dim() != _IMAGES:
-            return slopes
-        return slopes.contiguous(memory_format=torch.channels_last)
-
-
-_KINDS: dict[type[nn.Module], type[_Link]] = {
-    nn.Conv2d: _Convolution,
-    nn.Linear: _Linear,
-    nn.ReLU: _ReLU,
-    nn.MaxPool2d: _MaxPool,
-    nn.Flatten: _Flatten,
-    ToBlocks: _ToBlocks,
-    FromBlocks: _FromBlocks,
+_KINDS: dict[type[nn.Module], type[Link]] = {
+    **KINDS,
+    **IMAGE_KINDS,
+    ResidualBlock: _Residual,
 }
-_IMAGES = 4
-"""Dimensions of a batch of images."""
 _VIEWED = 16
 """Vectors whose parts are remembered, which holds on to their memory."""

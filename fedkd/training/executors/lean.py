@@ -76,7 +76,7 @@ class _Desk:
         self._network: Network[list[Tensor]] = (
             Chain(packing, module, most=self.most) if by_hand else Whole(packing, module)
         )
-        self._work = like.new_empty(self.most, packing.width)
+        self._work = packing.room(self.most, like=like)
         self._gradients = gradients_for(self._work, packing=packing)
 
     def suits(self, rows: Tensor) -> bool:

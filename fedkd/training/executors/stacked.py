@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from fedkd.heap import keep_freed_memory
 from fedkd.tasks import as_rows
 from fedkd.training.executors.base import Executor, descend, draws, gradients_for, keeps_more
 from fedkd.training.executors.batches import Batches, Side
@@ -39,17 +40,22 @@ class Stacked(Executor):
         """
         if any(job.lesson is not jobs[0].lesson for job in jobs):
             raise ValueError("the stacked executor teaches one lesson to all; use serial or lean")
+        keep_freed_memory()
         plans = [job.readings() for job in jobs]
         ends = [max(own.end, shared.end) for own, shared in plans]
         order = sorted(range(len(jobs)), key=lambda n: -ends[n])
         sorted_rows = order == list(range(len(jobs)))
-        block = rows if sorted_rows else rows[order]
+        block = rows if sorted_rows else _copied(rows, order, packing)
         template = packing.template
         network = TwoLayers(packing) if TwoLayers.fits(template) else Mapped(packing, template)
         batches = Batches.of([jobs[n] for n in order], [plans[n] for n in order], like=rows)
         _carry_out(block, batches, network, packing=packing, job=jobs[0])
         if not sorted_rows:
             rows[order] = block
+
+
+def _copied(rows: Tensor, order: Sequence[int], packing: Packing) -> Tensor:
+    return packing.room(len(order), like=rows).copy_(rows[order])
 
 
 def _carry_out(

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fedkd.models.base import models
+from fedkd.models.resnet8 import ResidualBlock
 from fedkd.training.executors.chain import Chain
 from fedkd.training.executors.networks import Network, Whole
 from fedkd.training.packing import Packing
@@ -47,6 +49,39 @@ def _stacks() -> dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]]:
                 nn.Linear(12, 4),
             ),
         ),
+        "residual": (
+            IMAGES,
+            lambda: nn.Sequential(
+                nn.Conv2d(2, 8, 3, padding=1, bias=False),
+                nn.GroupNorm(4, 8),
+                nn.ReLU(),
+                ResidualBlock(8, 8, stride=1),
+                ResidualBlock(8, 16, stride=2),
+                nn.AdaptiveAvgPool2d((1, 1)),
+                nn.Flatten(),
+                nn.Linear(16, 4),
+            ),
+        ),
+        "begins with a block": (
+            (8, 6, 5),
+            lambda: nn.Sequential(ResidualBlock(8, 8, stride=2), nn.Flatten(), nn.Linear(72, 4)),
+        ),
+        "points": (
+            IMAGES,
+            lambda: nn.Sequential(
+                nn.Conv2d(2, 3, 1, stride=(2, 3)),
+                nn.Conv2d(3, 4, 1),
+                nn.Flatten(),
+                nn.Linear(60, 4),
+            ),
+        ),
+        "normalised": (
+            IMAGES,
+            lambda: nn.Sequential(
+                nn.Conv2d(2, 4, 2), nn.GroupNorm(1, 4), nn.Flatten(), nn.Linear(224, 4)
+            ),
+        ),
+        "normalised rows": (ROWS, lambda: nn.Sequential(nn.GroupNorm(3, 6), nn.Linear(6, 4))),
     }
 
 
@@ -60,16 +95,21 @@ def _network(
     return Chain(packing, same, most=1) if kind is Chain else Whole(packing, same), packing, row
 
 
+def _laid_out(inputs: Tensor, layout: torch.memory_format) -> Tensor:
+    return inputs.contiguous(memory_format=layout) if inputs.dim() == 4 else inputs.clone()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("kind", [Chain, Whole])
 @pytest.mark.parametrize("name", list(_stacks()))
-def test_gradients_are_those_of_autograd(name, kind):
+def test_gradients_are_those_of_autograd(name, kind, layout):
     shape, make = _stacks()[name]
     torch.manual_seed(0)
     module = make().double()
     assert Chain.fits(module)
     network, packing, row = _network(kind, module)
     values, inputs = packing.values(row), _draw(5, *shape)
-    logits = network.logits(values, [inputs.clone()])
+    logits = network.logits(values, [_laid_out(inputs, layout).clone()])
     expected = module(inputs)
     torch.testing.assert_close(logits[0], expected.detach(), rtol=1e-12, atol=1e-12)
     slopes = _draw(*expected.shape, seed=1)
@@ -80,7 +120,7 @@ def test_gradients_are_those_of_autograd(name, kind):
         torch.testing.assert_close(part.of(found[0]), gradient, rtol=1e-11, atol=1e-12)
     before = values.clone()  # and into the parameters themselves, for another batch of another size
     more = _draw(3, *shape, seed=2)
-    slopes = _draw(*network.logits(values, [more.clone()])[0].shape, seed=3)
+    slopes = _draw(*network.logits(values, [_laid_out(more, layout).clone()])[0].shape, seed=3)
     network.backward([slopes.clone()], values, keep=1, scale=-0.5)
     gradients = torch.autograd.grad(module(more), list(module.parameters()), slopes)
     for part, gradient in zip(packing.parts, gradients, strict=True):
@@ -101,17 +141,22 @@ def _pooled() -> nn.Module:
     )
 
 
-def test_a_quickened_stack_has_the_gradients_of_the_plain_one():
-    """In single precision, in oneDNN's own layout where it has one."""
+@pytest.mark.parametrize(
+    ("make", "shape", "n"),
+    [(_pooled, IMAGES, 6), (lambda: models.get("resnet8")().build((3, 20, 20), 4), (3, 20, 20), 6)],
+)
+def test_a_quickened_stack_has_the_gradients_of_the_plain_one(make, shape, n):
+    """In single precision, in oneDNN's own layout where it has one, or channels last."""
     torch.manual_seed(0)
-    module = _pooled()
+    module = make()
     packing = Packing(module, PLAIN)
     row = torch.zeros(1, packing.width)
     packing.write(row[0], module)
     quick = quickened(copy.deepcopy(module), trained=True)
     assert Chain.fits(quick)
     network, values = Chain(packing, quick, most=1), packing.values(row)
-    inputs, slopes = _draw(6, *IMAGES).float(), _draw(6, 4, seed=1).float()
+    inputs, slopes = _draw(n, *shape).float(), _draw(n, 4, seed=1).float()
+    inputs = inputs.contiguous(memory_format=torch.channels_last)
     expected = module(inputs)
     torch.testing.assert_close(
         network.logits(values, [inputs])[0], expected.detach(), rtol=1e-5, atol=1e-6
@@ -145,11 +190,33 @@ def _tied() -> nn.Module:
     return stack
 
 
+class _Gated(ResidualBlock):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs) * inputs
+
+
+def _watched_inside() -> nn.Module:
+    block = ResidualBlock(8, 8, stride=1)
+    block.body[0].register_forward_hook(lambda layer, read, made: 2 * made)
+    return nn.Sequential(block)
+
+
+def _tied_inside() -> nn.Module:
+    block = ResidualBlock(8, 8, stride=1)
+    block.body[3] = block.body[0]
+    return nn.Sequential(block)
+
+
 @pytest.mark.parametrize(
     "make",
     [
         _tied,
         _hooked,
+        _watched_inside,
+        _tied_inside,
+        lambda: nn.Sequential(_Gated(8, 8, stride=1)),
+        lambda: nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8, 4)),
+        lambda: nn.Sequential(nn.GroupNorm(2, 4, affine=False), nn.Linear(4, 4)),
         lambda: nn.Sequential(nn.Linear(6, 6), nn.Tanh()),
         lambda: nn.Sequential(_Scaled(6, 6)),
         lambda: _Twice(nn.Linear(6, 6), nn.ReLU()),

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.models.base import models
+from fedkd.models.resnet8 import ResidualBlock
+from fedkd.training.normalization import ChannelsLastNorm
 from fedkd.training.quickening import ToBlocks, quickened, show_all
 
 IMAGES = torch.rand(5, 1, 12, 12, generator=torch.Generator().manual_seed(0)).double()
@@ -91,6 +93,24 @@ def test_only_what_nobody_else_reads_is_overwritten():
     ):
         quick = quickened(module, trained=True)
         assert not any(getattr(layer, "inplace", False) for layer in quick.modules())
+
+
+def test_what_is_in_a_residual_block_is_quickened_too():
+    plain = models.get("resnet8")().build((1, 12, 12), 4)
+    quick = quickened(copy.deepcopy(plain), trained=False)
+    block = next(layer for layer in quick if isinstance(layer, ResidualBlock))
+    norms = [layer for layer in quick.modules() if isinstance(layer, nn.GroupNorm)]
+    assert {type(layer) for layer in norms} == {ChannelsLastNorm}
+    assert block.activation.inplace
+    assert [layer.inplace for layer in block.body if isinstance(layer, nn.ReLU)] == [True]
+    assert list(quick.state_dict()) == list(plain.state_dict())
+    images = torch.cat([IMAGES] * 4).float().contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        torch.testing.assert_close(quick(images), plain(images), rtol=1e-5, atol=1e-6)
+    watched = copy.deepcopy(plain)
+    watched[3].body[1].register_forward_hook(lambda layer, read, made: made)
+    assert quickened(watched, trained=False) is watched
+    assert not any(isinstance(layer, ChannelsLastNorm) for layer in watched.modules())
 
 
 def test_a_layer_that_is_called_twice_or_watched_is_left_alone():
