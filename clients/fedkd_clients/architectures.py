@@ -136,7 +136,9 @@ class Architectures:
         rows = loaded_together(states)
         if rows is None:
             rows = self.packing(client).room(len(states), like=states[0].row)
-            yield torch.stack([state.row for state in states], out=rows)
+            for row, state in zip(rows.unbind(), states, strict=True):
+                row.copy_(state.row)
+            yield rows
             for state, row in zip(states, rows.unbind(), strict=True):
                 state.draft(row)
             return

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.flat import Layout, Part
+from fedkd.heap import Lender
 from fedkd.training.recipe import OptimizerName, Training
 from fedkd.training.steps import Student, make_optimizer
 
@@ -50,8 +51,15 @@ class Packing:
         self.layout = parameters if whole else None
 
     def room(self, n_clients: int, *, like: Tensor) -> Tensor:
-        """Return rows to be filled, ``[clients, width]``, of the kind and device of ``like``."""
-        return aligned_rows(n_clients, self.width, like=like)
+        """Return rows to be filled, ``[clients, width]``, of the kind and device of ``like``.
+
+        Many of them may be held until a round ends.
+        """
+        size = n_clients * _apart(self.width) * like.element_size()
+        if size < _LARGE or not like.is_cpu:
+            return aligned_rows(n_clients, self.width, like=like)
+        block = torch.frombuffer(_LENDER.lend(size), dtype=like.dtype)
+        return block.view(n_clients, -1)[:, : self.width]
 
     def write(self, row: Tensor, module: nn.Module) -> None:
         """Start a row: the module's parameters, an optimiser that has not stepped."""
@@ -128,9 +136,15 @@ def aligned_rows(n: int, width: int, *, like: Tensor) -> Tensor:
 
     Matrix products into a row take half as long then, and round the same wherever it lies.
     """
-    apart = -(-width // _ALIGNED) * _ALIGNED
-    return like.new_empty(n, apart)[:, :width]
+    return like.new_empty(n, _apart(width))[:, :width]
+
+
+def _apart(width: int) -> int:
+    """Return how many numbers after the one row the next one begins."""
+    return -(-width // _ALIGNED) * _ALIGNED
 
 
 _ALIGNED = 16
 """Numbers in what a processor reads at once, of four bytes each."""
+_LARGE, _LENDER = 1 << 20, Lender()
+"""Bytes from which a block is none of the heap's, and who has it then."""

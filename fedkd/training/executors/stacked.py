@@ -18,7 +18,7 @@ from fedkd.training.executors.base import Executor, descend, draws, gradients_fo
 from fedkd.training.executors.batches import Batches, Side
 from fedkd.training.executors.networks import Mapped, Network, TwoLayers
 from fedkd.training.jobs import Job
-from fedkd.training.packing import Packing
+from fedkd.training.packing import Packing, aligned_rows
 from fedkd.training.steps import Lesson, lesson_slopes
 
 
@@ -55,7 +55,7 @@ class Stacked(Executor):
 
 
 def _copied(rows: Tensor, order: Sequence[int], packing: Packing) -> Tensor:
-    return packing.room(len(order), like=rows).copy_(rows[order])
+    return aligned_rows(len(order), packing.width, like=rows).copy_(rows[order])
 
 
 def _carry_out(

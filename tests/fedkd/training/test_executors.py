@@ -241,10 +241,11 @@ def test_a_block_of_clients_with_other_lessons_is_not_taught_the_first_ones():
         EXECUTORS["stacked"].train(rows, odd, packing=packing)
 
 
+@pytest.mark.parametrize("wide", [7, 50_007])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_rows_to_be_trained_begin_where_memory_is_aligned(dtype):
-    packing = Packing(torch.nn.Linear(7, 3), RECIPES[0])
+def test_rows_to_be_trained_begin_where_memory_is_aligned(dtype, wide):
+    packing = Packing(torch.nn.Linear(wide, 3), RECIPES[0])
     rows = packing.room(3, like=torch.empty(0, dtype=dtype))
-    assert rows.shape == (3, packing.width)
+    assert (rows.shape, rows.dtype) == ((3, packing.width), dtype)
     assert packing.width % 16
     assert [row.data_ptr() % 64 for row in rows] == [0, 0, 0]
