@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedkd.training.executors.links import Link, Target
-from fedkd.training.executors.networks import blend
 from fedkd.training.normalization import ChannelsLastNorm, Moments, gradients, normalized, pays
 from fedkd.training.quickening import FromBlocks, ToBlocks
 
@@ -80,9 +79,7 @@ class _Pointwise(_Convolution):
             back = torch.zeros_like(inputs)
             taken = self._taken(back)
             taken.copy_((rows @ own[0].flatten(1)).view(taken.shape))
-        to.tensors[0].flatten(1).addmm_(rows.t(), read, beta=to.keep, alpha=to.scale)
-        for bias in to.tensors[1:]:
-            blend(bias, rows.sum(dim=0), keep=to.keep, scale=to.scale)
+        to.blend_rows(rows, read)
         return back
 
     def _taken(self, images: Tensor) -> Tensor:

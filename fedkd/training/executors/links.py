@@ -26,6 +26,13 @@ class Target(NamedTuple):
         for one, gradient in zip(self.tensors, found, strict=True):
             blend(one, gradient, keep=self.keep, scale=self.scale)
 
+    def blend_rows(self, slopes: Tensor, read: Tensor) -> None:
+        """Hand over those of a weight and maybe a bias that made rows of rows, ``[n, ...]``."""
+        weight, *bias = self.tensors
+        weight.flatten(1).addmm_(slopes.t(), read, beta=self.keep, alpha=self.scale)
+        for one in bias:
+            blend(one, slopes.sum(dim=0), keep=self.keep, scale=self.scale)
+
     def some(self, where: slice) -> Target:
         """Return where those of some of the tensors go."""
         return self._replace(tensors=self.tensors[where])
@@ -80,10 +87,7 @@ class _Linear(Link):
         (read,), back = self.saved, slopes
         if further:
             back = slopes @ own[0]
-        slopes, read = as_rows(slopes), as_rows(read)
-        to.tensors[0].addmm_(slopes.t(), read, beta=to.keep, alpha=to.scale)
-        for bias in to.tensors[1:]:
-            blend(bias, slopes.sum(dim=0), keep=to.keep, scale=to.scale)
+        to.blend_rows(as_rows(slopes), as_rows(read))
         return back
 
 
