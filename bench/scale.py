@@ -3,7 +3,8 @@
     python -m bench.scale [--clients 10 100 1000 10000] [--cohort 500] [--rounds 5]
 
 Federated distillation (FedMD) with fedkd's MLP on 20 images a client and an external proxy set of
-200; at most ``cohort`` clients take part in a round. Every size runs in a process of its own.
+200; at most ``cohort`` clients take part in a round. Every size runs in a process of its own; one
+that is smaller than the cohort takes more rounds, so that a client's cost is measured as long.
 
 Memory is added up over the run's processes in two ways. RSS counts a page once for every process
 that has it: all that the workers share with the process they were forked from, the data set among
@@ -33,6 +34,8 @@ from fedkd.results import RoundResult
 from fedkd.simulation import simulate
 
 ROWS, PROXY, TEST = 20, 200, 100
+MORE = 5
+"""Times the rounds, of sizes smaller than the cohort."""
 
 
 def write_images(path: Path, clients: int) -> None:
@@ -140,14 +143,18 @@ def slope(memory: list[float]) -> float:
     return statistics.linear_regression(range(len(kept)), kept).slope
 
 
-def row(clients: int, cohort: int, trials: list[Trial], base: float) -> list[str]:
-    """Return a line of the table."""
-    steady = [s / min(cohort, clients) for t in trials for s in t.result["rounds"][1:]]
-    each = harness.least_and_median(1e3 * seconds for seconds in steady)
+def each(clients: int, cohort: int, trials: list[Trial]) -> list[float]:
+    """Return milliseconds a client, of every round but the first."""
+    return [1e3 * s / min(cohort, clients) for t in trials for s in t.result["rounds"][1:]]
+
+
+def row(clients: int, cohort: int, trials: list[Trial], base: list[float]) -> list[str]:
+    """Return a line of the table; ``base`` are milliseconds a client of the size compared with."""
+    found = each(clients, cohort, trials)
     return [
         str(clients),
-        pair(each),
-        figure(each["median"] / base),
+        pair(harness.least_and_median(found)),
+        pair(harness.ratios(found, base)),
         pair(harness.least_and_median(t.wall for t in trials)),
         figure(max(max(t.peak_mib, t.result["peak"]) for t in trials)),
         figure(statistics.median(slope(t.result["memory"]) for t in trials)),
@@ -161,7 +168,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="*", default=[10, 100, 1000, 10_000])
     parser.add_argument("--cohort", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--set", nargs="*", default=[], help="more overrides, such as runtime.*")
     parser.add_argument("--one", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=harness.RESULTS)
@@ -176,7 +183,8 @@ def main() -> None:
         for clients in read.clients:
             data = Path(folder) / f"{clients}.npz"
             write_images(data, clients)
-            words = overrides(data, clients, cohort=read.cohort, rounds=read.rounds) + read.set
+            rounds = read.rounds * (MORE if clients < read.cohort else 1)
+            words = overrides(data, clients, cohort=read.cohort, rounds=rounds) + read.set
             command = [sys.executable, "-m", "bench.scale", "--one", *words]
             sides.append(Side(name=str(clients), command=command))
         trials = harness.interleave(sides, repeats=read.repeats)
@@ -184,11 +192,7 @@ def main() -> None:
         if error := next((t.error for t in tried if t.error), ""):
             raise SystemExit(f"{name} clients: {error}")
     base_size = 100 if 100 in read.clients else read.clients[0]
-    base = statistics.median(
-        1e3 * s / min(read.cohort, base_size)
-        for t in trials[str(base_size)]
-        for s in t.result["rounds"][1:]
-    )
+    base = each(base_size, read.cohort, trials[str(base_size)])
     harness.save(
         "scale",
         settings={"cohort": read.cohort, "rounds": read.rounds, "repeats": read.repeats}

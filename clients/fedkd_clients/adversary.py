@@ -10,7 +10,7 @@ from fedkd.protectors.base import Context
 from fedkd.scenario import Scenario
 from fedkd.transport.messages import Request
 from fedkd.types import Knowledge, Upload
-from fedkd_clients.store import ClientState
+from fedkd_clients.state import ClientState
 
 
 def poisoned_upload(

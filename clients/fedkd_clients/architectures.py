@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from fedkd.data.federation import load
 from fedkd.flat import FlatArrays
-from fedkd.models.base import initialized, models
+from fedkd.models.base import Initializer, models
 from fedkd.rng import torch_stream
 from fedkd.scenario import Scenario
 from fedkd.training.executors.base import draws
@@ -18,7 +20,7 @@ from fedkd.training.executors.choice import EXECUTORS, Choice, choose
 from fedkd.training.packing import Packing
 from fedkd.training.quickening import quickened, show_all
 from fedkd.types import Update
-from fedkd_clients.store import ClientState, Loaded, loaded_together
+from fedkd_clients.state import ClientState, loaded_together
 
 
 class Architectures:
@@ -27,8 +29,10 @@ class Architectures:
     def __init__(self, scenario: Scenario, *, device: torch.device) -> None:
         arrays = load(scenario.data)
         self._scenario, self._device = scenario, device
+        self._like = torch.empty(0, device=device)
         self._shape, self._n_classes = arrays.input_shape, arrays.n_classes
         self._names = scenario.client_models()
+        self._initializers: dict[str, Initializer] = {}
         self._packings: dict[str, Packing] = {}
         self._choices: dict[str, Choice] = {}
         self._draws: dict[str, bool] = {}
@@ -86,14 +90,24 @@ class Architectures:
 
     def fresh(self, client: int) -> nn.Module:
         """Return a module with the client's initial parameters."""
-        seed = self._scenario.initialization_seed()
-        module = initialized(
-            models.get(self._names[client])(),
-            self._shape,
-            self._n_classes,
-            rng=torch_stream(seed, "initialisation", client=client),
+        return copy.deepcopy(self._initial(client)).to(self._device)
+
+    def newcomer(self, client: int) -> ClientState:
+        """Return what a client carries before its first round."""
+        packing = self.packing(client)
+        return ClientState(
+            room=partial(torch.empty, packing.width, device=self._device),
+            begin=lambda row: packing.write(row, self._initial(client)),
+            size=packing.size,
         )
-        return module.to(self._device)
+
+    def _initial(self, client: int) -> nn.Module:
+        """Return a module with the client's initial parameters, until the next one is wanted."""
+        name, seed = self._names[client], self._scenario.initialization_seed()
+        if name not in self._initializers:
+            model = models.get(name)()
+            self._initializers[name] = Initializer(model, self._shape, self._n_classes)
+        return self._initializers[name].module(torch_stream(seed, "initialisation", client=client))
 
     def desk(self, client: int, row: Tensor) -> nn.Module:
         """Return the one module of the client's architecture, with the parameters of ``row``."""
@@ -107,19 +121,16 @@ class Architectures:
         """Give clients of one architecture, that of ``client``, drafts with other parameters."""
         packing, sent = self.packing(client), update.arrays
         if isinstance(sent, FlatArrays) and sent.layout == packing.layout:
-            rows = packing.room(len(states), like=states[0].row)
+            rows = packing.room(len(states), like=self._like)
             packing.values(rows)[:] = sent.vector.to(self._device)
+            nothing = rows.new_zeros(packing.width - packing.size)
+            carried = [state.carried() for state in states]
             rows[:, packing.size :] = torch.stack(
-                [
-                    state.rest_of_kept if state.row is state.kept else state.row[packing.size :]
-                    for state in states
-                ]
+                [nothing if rest is None else rest for rest in carried]
             )
-            views = zip(states, rows.unbind(), packing.values(rows).unbind(), strict=True)
-            for place, (state, row, values) in enumerate(views):
-                loaded = Loaded(rows, place, update, before=state.row)
-                state.draft(row, values)
-                state.loaded = loaded
+            views = zip(rows.unbind(), packing.values(rows).unbind(), strict=True)
+            for place, (state, pair) in enumerate(zip(states, views, strict=True)):
+                state.load(rows, place, update, pair)
             return
         for state in states:
             state.draft(state.row.clone())
@@ -135,9 +146,9 @@ class Architectures:
         """
         rows = loaded_together(states)
         if rows is None:
-            rows = self.packing(client).room(len(states), like=states[0].row)
+            rows = self.packing(client).room(len(states), like=self._like)
             for row, state in zip(rows.unbind(), states, strict=True):
-                row.copy_(state.row)
+                state.copy_to(row)
             yield rows
             for state, row in zip(states, rows.unbind(), strict=True):
                 state.draft(row)
@@ -153,9 +164,8 @@ class Architectures:
     def _reload(self, states: Sequence[ClientState], *, client: int) -> None:
         """Load once more what was loaded into drafts that are spoilt."""
         for state in states:
-            if state.loaded is not None:
-                update = state.loaded.update
-                state.draft(state.loaded.before)
+            update = state.unload()
+            if update is not None:
                 self.load([state], update, client=client)
 
     def parameters(
@@ -176,7 +186,7 @@ class Architectures:
             ]
         found: list[Mapping[str, Tensor]] = []
         for state in states:
-            values = state.values.clone() if state.row is state.kept else state.values
+            values = state.values if state.drafted else state.values.clone()
             state.loaded = None
             found.append(FlatArrays(values, layout))
         return found

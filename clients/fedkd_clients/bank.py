@@ -1,7 +1,7 @@
 """The rows of all clients of a simulation, in memory that worker processes share.
 
-Where all rows together are more than this machine should hold, they lie in a file without a name:
-pages of it are let go of once a client's round is over, and the operating system keeps in memory
+Where all rows together are more than this machine should hold, they lie in files without a name:
+pages of them are let go of once a client's round is over, and the operating system keeps in memory
 what is used most. Fewer rows have nothing to do with a disk.
 """
 
@@ -12,14 +12,17 @@ import os
 import tempfile
 from collections.abc import Sequence
 from functools import partial
+from typing import BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fedkd_clients.store import ClientState
+from fedkd_clients.state import ClientState
 
 PAGED_FROM = 2**30
 """Bytes of all rows from which on they are not held in memory between rounds."""
+FILES = 16
+"""Over which rows are dealt out: two workers that write to one file wait for each other."""
 
 
 class Bank:
@@ -33,36 +36,25 @@ class Bank:
 
     def __init__(self, widths: Sequence[int]) -> None:
         numbers = mmap.PAGESIZE // 4
-        pages = [-(-width // numbers) for width in widths]
-        self._starts = [0]
-        for count in pages:
-            self._starts.append(self._starts[-1] + count * mmap.PAGESIZE)
-        size = max(1, self._starts[-1])
-        self._file = tempfile.TemporaryFile() if size > PAGED_FROM else None  # noqa: SIM115
-        if self._file is None:
-            self._memory = mmap.mmap(-1, size)
-        else:
-            self._file.truncate(size)
-            self._memory = mmap.mmap(self._file.fileno(), size)
+        sizes = [-(-width // numbers) * mmap.PAGESIZE for width in widths]
+        paged = sum(sizes) > PAGED_FROM
+        ends = [0] * (FILES if paged else 1)
+        self._starts: list[tuple[int, int]] = []
+        for client, size in enumerate(sizes):
+            part = client % len(ends)
+            self._starts.append((part, ends[part]))
+            ends[part] += size
+        self._widths = widths
+        self._parts = [_Part.of(max(1, end), paged=paged) for end in ends]
         self._known = mmap.mmap(-1, max(1, len(widths)))  # a byte a client
-        self._spare: dict[int, list[Tensor]] = {}
-
-    def row(self, client: int, *, width: int, device: torch.device) -> Tensor:
-        """Return the client's part of the shared memory; of one that was not kept yet, other.
-
-        That is used again: rows of many sizes among what stays would tear the heap to pieces.
-        """
-        if self.holds(client):
-            return self._place(client, width)
-        spare = self._spare.get(width)
-        return spare.pop() if spare else torch.empty(width)
 
     def holds(self, client: int) -> bool:
         """Return whether the row was kept."""
         return bool(self._known[client])
 
     def get(self, client: int, state: ClientState) -> None:
-        """Leave the row as it is; what else the client carried, its worker had."""
+        """Have the row where it lies; what else the client carried, its worker had."""
+        state.move(self._place(client))
         self._rests(client, state)
 
     def put(self, client: int, state: ClientState) -> None:
@@ -71,15 +63,15 @@ class Bank:
             state.settle()
         else:
             self._write(client, state.row)
-            self._spare.setdefault(len(state.kept), []).append(state.kept)
-            state.move(self._place(client, len(state.row)))
+            state.move(self._place(client))
             self._known[client] = 1
         self._rests(client, state)
         state.rest()
 
-    def _place(self, client: int, width: int) -> Tensor:
-        start = self._starts[client]
-        return torch.frombuffer(self._memory, dtype=torch.float32, count=width, offset=start)
+    def _place(self, client: int) -> Tensor:
+        part, start = self._starts[client]
+        memory, width = self._parts[part].memory, self._widths[client]
+        return torch.frombuffer(memory, dtype=torch.float32, count=width, offset=start)
 
     def _write(self, client: int, row: Tensor) -> None:
         """Write a first row in one piece.
@@ -87,18 +79,33 @@ class Bank:
         Page by page, into a file that is mapped, it is several times as dear, and waits for the
         file system while another worker does the same.
         """
-        if self._file is None:
-            self._place(client, len(row)).copy_(row)
+        part, at = self._starts[client]
+        file, left = self._parts[part].file, row.numpy().data.cast("B")
+        if file is None:
+            self._place(client).copy_(row)
             return
-        at, left = self._starts[client], row.numpy().data.cast("B")
         while left:  # of a disk that is filling up, a part; after it comes the error
-            written = os.pwrite(self._file.fileno(), left, at)
+            written = os.pwrite(file.fileno(), left, at)
             at, left = at + written, left[written:]
 
     def _rests(self, client: int, state: ClientState) -> None:
-        if self._file is not None:
-            state.rest = partial(self._let_go, client)
+        part, start = self._starts[client]
+        one = self._parts[part]
+        if one.file is not None:
+            length = 4 * self._widths[client]
+            state.rest = partial(one.memory.madvise, mmap.MADV_DONTNEED, start, length)
 
-    def _let_go(self, client: int) -> None:
-        start = self._starts[client]
-        self._memory.madvise(mmap.MADV_DONTNEED, start, self._starts[client + 1] - start)
+
+class _Part(NamedTuple):
+    """Memory that processes share, and the file it is of, if any."""
+
+    memory: mmap.mmap
+    file: BinaryIO | None
+
+    @classmethod
+    def of(cls, size: int, *, paged: bool) -> _Part:
+        if not paged:
+            return cls(mmap.mmap(-1, size), None)
+        file = tempfile.TemporaryFile()  # noqa: SIM115
+        file.truncate(size)
+        return cls(mmap.mmap(file.fileno(), size), file)

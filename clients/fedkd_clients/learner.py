@@ -30,7 +30,8 @@ from fedkd_clients.guard import Guard
 from fedkd_clients.lessons import Lessons
 from fedkd_clients.own_data import held_by
 from fedkd_clients.private_data import PrivateData
-from fedkd_clients.store import ClientState, ClientStore, MemoryStore
+from fedkd_clients.state import ClientState
+from fedkd_clients.store import ClientStore, MemoryStore
 from fedkd_clients.streams import ClientStreams
 from fedkd_clients.views import Views
 
@@ -76,15 +77,11 @@ class FleetLearner:
         return min(cached_block(one.size, slots=len(one.slots)) for one in kinds)
 
     def state(self, client: int) -> ClientState:
-        """Return what the client carries, made from its initialization stream at first."""
+        """Return what the client carries; of a new one, nothing yet but where its model begins."""
         if client not in self._live:
-            packing = self._models.packing(client)
-            row = self._store.row(client, width=packing.width, device=self._device)
-            state = ClientState(kept=row, size=packing.size)
+            state = self._models.newcomer(client)
             if self._store.holds(client):
                 self._store.get(client, state)
-            else:
-                packing.write(row, self._models.fresh(client))
             self._live[client] = state
         return self._live[client]
 
@@ -113,9 +110,7 @@ class FleetLearner:
         twin = FleetLearner(self._scenario, MemoryStore(), device=self._device)
         twin.private, twin.streams, twin._models = self.private, self.streams, self._models
         for client in clients:
-            original = self.state(client)
-            row, size = original.row.clone(), original.size
-            twin._live[client] = ClientState(kept=row, size=size, proxy=original.proxy)
+            twin._live[client] = self.state(client).twin()
         return twin
 
     def fit(
@@ -137,7 +132,7 @@ class FleetLearner:
 
         def read(client: int) -> tuple[Examples, Lesson | None]:
             train = self.private(client).train
-            nothing = Examples(inputs=train.inputs[:0], labels=train.labels[:0])
+            nothing = Examples(inputs=train.pool[:0], labels=train.labels[:0])
             return nothing, self._lesson(client, teacher, distiller)
 
         self._carry_out(clients, read, purpose="distillation")
@@ -238,7 +233,7 @@ class FleetLearner:
     def _logits(self, client: int, rows: Tensor) -> Tensor:
         return predict_rows(
             self._models.desk(client, self.state(client).row),
-            self._proxy(client).inputs,
+            self._views.read(self._proxy(client)),
             rows,
             rows_per_input=self.task.rows_per_input,
             batch=self._models.choice(client).prediction_batch,

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedkd.data.federation import load
 from fedkd.scenario import Scenario
 from fedkd.training.packing import Packing
-from fedkd.training.steps import Examples
+from fedkd.training.steps import Examples, as_model_input
 from fedkd.transport.messages import Reply, Request
 from fedkd.types import Broadcast
 from fedkd_clients.learner import FleetLearner
@@ -81,6 +81,6 @@ class Measuring:
     def _test(self) -> Examples:
         arrays = load(self._scenario.data)
         return Examples(
-            inputs=torch.from_numpy(arrays.test_inputs).to(self._device),
+            inputs=as_model_input(torch.from_numpy(arrays.test_inputs).to(self._device)),
             labels=torch.from_numpy(arrays.test_labels).to(self._device),
         )

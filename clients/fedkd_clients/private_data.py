@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -51,7 +51,7 @@ def private_data(scenario: Scenario, client: int, *, device: torch.device) -> Pr
         rng = stream(attack, scenario.training_seed(), "labels", round=0, client=client)
         n_classes = arrays_of(layout).n_classes
         labels = poisoned_labels(attack, examples.labels, n_classes=n_classes, rng=rng)
-        examples = replace(examples, labels=labels)
+        examples = Examples(inputs=examples.pool, rows=examples.rows, labels=labels)
     return PrivateData(
         train=examples,
         contributed=torch.from_numpy(gave),
@@ -75,7 +75,7 @@ def _examples(scenario: Scenario, rows: Rows, *, device: torch.device) -> Exampl
     arrays, pool = arrays_of(scenario.layout()), _pool(scenario.layout(), device)
     at = torch.from_numpy(rows).to(device)
     labels = torch.from_numpy(arrays.train_labels[rows]).to(device)
-    return Examples(inputs=pool.index_select(0, at), labels=labels, pool=pool, rows=at)
+    return Examples(inputs=pool, rows=at, labels=labels)
 
 
 @lru_cache(maxsize=2)

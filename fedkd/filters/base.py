@@ -22,6 +22,8 @@ FilterState = dict[str, Tensor]
 class ClientView:
     """What a filter sees of one client, all on the client's own side of the trust boundary.
 
+    A filter that does not declare that it reads private examples is shown none: ``n`` is 0.
+
     Attributes:
         private: float32 ``[n, d]``, features of the private training examples.
         contributed: bool ``[n]``, True where the client gave the example to the proxy set; such
@@ -52,7 +54,7 @@ class Filter(ABC):
     """Chooses proxy rows for one client. Keeps scores untouched.
 
     Privacy: a filter fitted on private data reveals something about that data through the rows
-    it keeps. Set ``reads_private`` so that the ledger counts it.
+    it keeps. Set ``reads_private`` so that the ledger counts it; without it, it is shown none.
     """
 
     reads_private: ClassVar[bool] = True

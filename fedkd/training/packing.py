@@ -51,15 +51,8 @@ class Packing:
         self.layout = parameters if whole else None
 
     def room(self, n_clients: int, *, like: Tensor) -> Tensor:
-        """Return rows to be filled, ``[clients, width]``, of the kind and device of ``like``.
-
-        Many of them may be held until a round ends.
-        """
-        size = n_clients * _apart(self.width) * like.element_size()
-        if size < _LARGE or not like.is_cpu:
-            return aligned_rows(n_clients, self.width, like=like)
-        block = torch.frombuffer(_LENDER.lend(size), dtype=like.dtype)
-        return block.view(n_clients, -1)[:, : self.width]
+        """Return rows to be filled, ``[clients, width]``, of the kind and device of ``like``."""
+        return aligned_rows(n_clients, self.width, like=like)
 
     def write(self, row: Tensor, module: nn.Module) -> None:
         """Start a row: the module's parameters, an optimiser that has not stepped."""
@@ -134,9 +127,15 @@ class Packing:
 def aligned_rows(n: int, width: int, *, like: Tensor) -> Tensor:
     """Return rows to be filled, ``[n, width]``, each of which begins where memory is aligned.
 
-    Matrix products into a row take half as long then, and round the same wherever it lies.
+    Matrix products into a row take half as long then, and round the same wherever it lies. Many
+    rows are no part of the heap.
     """
-    return like.new_empty(n, _apart(width))[:, :width]
+    apart = _apart(width)
+    size = n * apart * like.element_size()
+    if size < _LARGE or not like.is_cpu:
+        return like.new_empty(n, apart)[:, :width]
+    block = torch.frombuffer(_LENDER.lend(size), dtype=like.dtype)
+    return block.view(n, apart)[:, :width]
 
 
 def _apart(width: int) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -20,23 +21,26 @@ PREDICTION_BATCH = 512
 """Rows of one forward pass without gradients."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
 class Examples:
     """Labelled inputs on the training device: ``[n, *features]`` and int64 ``[n, *positions]``.
 
     Attributes:
-        pool: inputs that many clients' examples are rows of, from which batches of several
-            clients are read at once; None for none.
-        rows: int64 ``[n]``: ``inputs`` are ``pool[rows]``.
+        labels: of each example.
+        pool: inputs that the examples are some of, from which batches of several clients are read
+            at once.
+        rows: int64 ``[n]``, which of the pool; None for all.
     """
 
-    inputs: Tensor
-    labels: Tensor
-    pool: Tensor | None = None
-    rows: Tensor | None = None
+    def __init__(self, *, inputs: Tensor, labels: Tensor, rows: Tensor | None = None) -> None:
+        self.labels, self.pool, self.rows = labels, inputs, rows
+
+    @cached_property
+    def inputs(self) -> Tensor:
+        """The examples' own inputs, copied from the pool when they are first asked for."""
+        return self.pool if self.rows is None else self.pool.index_select(0, self.rows)
 
     def __len__(self) -> int:
-        return self.inputs.shape[0]
+        return self.labels.shape[0]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -211,10 +215,16 @@ def predict_rows(
 ) -> Tensor:
     """Return the logits of some rows, ``[len(rows), classes]``; other inputs are not asked."""
     if rows_per_input == 1:
-        return predict(module, inputs[rows], batch=batch)
+        return predict(module, _some(inputs, rows), batch=batch)
     asked, place = torch.unique(rows // rows_per_input, return_inverse=True)
     logits = predict(module, inputs[asked], batch=batch)
     return as_rows(logits)[place * rows_per_input + rows % rows_per_input]
+
+
+def _some(inputs: Tensor, rows: Tensor) -> Tensor:
+    """Return ``inputs[rows]``, without a copy where those are all."""
+    whole = rows.is_cpu and len(rows) == len(inputs)
+    return inputs if whole and torch.equal(rows, torch.arange(len(rows))) else inputs[rows]
 
 
 @torch.no_grad()

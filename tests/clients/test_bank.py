@@ -12,7 +12,8 @@ import torch
 from fedkd_clients import bank, snapshots
 from fedkd_clients.bank import Bank
 from fedkd_clients.learner import FleetLearner
-from fedkd_clients.store import ClientState, MemoryStore
+from fedkd_clients.state import ClientState
+from fedkd_clients.store import MemoryStore
 
 CPU = torch.device("cpu")
 WIDTH = 300_000
@@ -27,7 +28,11 @@ def made(request, monkeypatch):
 
 
 def _state(made: Bank, client: int) -> ClientState:
-    return ClientState(kept=made.row(client, width=WIDTH, device=CPU), size=WIDTH - 1)
+    """Return a client that begins with zeros, or goes on from what was put."""
+    state = ClientState(room=lambda: torch.empty(WIDTH), begin=torch.Tensor.zero_, size=WIDTH - 1)
+    if made.holds(client):
+        made.get(client, state)
+    return state
 
 
 def _mapped_mib() -> float:
@@ -43,7 +48,7 @@ def _mapped_mib() -> float:
 
 def test_a_new_row_is_the_banks_once_it_was_put(made):
     state = _state(made, 1)
-    first = state.kept.fill_(2.5)
+    first = state.row.fill_(2.5)
     state.draft(torch.full((WIDTH,), 3.5))
     assert not made.holds(1)
     made.put(1, state)
@@ -120,10 +125,15 @@ def test_a_checkpoint_leaves_no_client_in_memory(tiny, tmp_path, monkeypatch):
     assert _mapped_mib() < before + 0.05
 
 
-def test_memory_of_a_first_row_is_the_next_new_client_s(made):
-    state = _state(made, 0)
-    first = state.kept
-    made.put(0, state)
-    assert state.kept is not first
-    assert _state(made, 1).kept is first
-    assert _state(made, 1).kept is not first, "it is lent once"
+def test_rows_of_many_clients_lie_in_files_of_their_own_parts(monkeypatch):
+    monkeypatch.setattr(bank, "PAGED_FROM", 0)
+    widths = [5000 + n for n in range(2 * bank.FILES + 3)]
+    made = Bank(widths)
+    for client, width in enumerate(widths):
+        state = _state(made, client)
+        state.draft(torch.full((width,), float(client)))
+        made.put(client, state)
+    for client, width in enumerate(widths):
+        row = _state(made, client).row
+        assert len(row) == width
+        assert bool((row == client).all())

@@ -109,7 +109,8 @@ def test_every_way_gives_what_autograd_gives_for_each_example(model, rows):
     clipped = _clipping(_module(model).double(), task=_task(model))
     examples = _examples(12, model)
     if examples.inputs.dim() == 4:
-        examples = replace(examples, inputs=examples.inputs.contiguous(memory_format=rows))
+        inputs = examples.inputs.contiguous(memory_format=rows)
+        examples = Examples(inputs=inputs, labels=examples.labels)
     _, norms = _one_by_one(clipped, examples)
     clipped = replace(clipped, clip_norm=float(norms.median()))
     expected, _ = _one_by_one(clipped, examples)
@@ -255,9 +256,9 @@ def test_an_example_whose_gradient_is_not_finite_counts_as_nothing(way, bad):
     others = Examples(inputs=examples.inputs[rest], labels=examples.labels[rest])
     broken = examples.inputs.clone()
     broken[3, 0, 2, 2] = bad
-    found = _sum(way, clipped, replace(examples, inputs=broken))
+    found = _sum(way, clipped, Examples(inputs=broken, labels=examples.labels))
     _close(found, _sum(way, clipped, others))
-    everybody = replace(examples, inputs=torch.full_like(broken, bad))
+    everybody = Examples(inputs=torch.full_like(broken, bad), labels=examples.labels)
     assert all(bool((total == 0).all()) for total in _sum(way, clipped, everybody))
 
 
@@ -300,7 +301,7 @@ def test_no_example_counts_for_more_than_the_clip_norm_however_large_its_numbers
     with torch.no_grad():
         module[1].weight.mul_(first)
         module[3].weight.mul_(second)
-    examples = replace(examples, inputs=examples.inputs * scale)
+    examples = Examples(inputs=examples.inputs * scale, labels=examples.labels)
     for n in range(8):
         one = Examples(inputs=examples.inputs[n : n + 1], labels=examples.labels[n : n + 1])
         found = _sum(way, _clipping(module, clip_norm=clip_norm), one)

@@ -199,7 +199,7 @@ def test_an_example_that_is_not_finite_counts_as_nothing():
     broken = private.inputs.clone()
     broken[3] = torch.inf
     rest = torch.tensor([0, 1, 2, 4, 5])
-    found = _update(replace(private, inputs=broken), None, scenario)
+    found = _update(Examples(inputs=broken, labels=private.labels), None, scenario)
     without = Examples(inputs=private.inputs[rest], labels=private.labels[rest])
     torch.testing.assert_close(found, _update(without, None, scenario))
 

@@ -131,6 +131,36 @@ def test_a_round_that_is_given_up_leaves_the_row_as_it_was(tiny):
     assert _same(_everything(learner, 0), trained)
 
 
+def test_a_new_client_s_model_is_drawn_where_it_is_first_needed(tiny):
+    learner, expected = _learner(tiny()), _learner(tiny())
+    for client in (0, 1):
+        assert learner.state(client).kept is None
+        expected.state(client).row.clone()  # of this one, it is there before its first draft
+        assert expected.state(client).kept is not None
+    for one in (learner, expected):
+        one.fit([0, 1], _teacher(), KL())
+    assert learner.state(0).kept is None, "its draft began as it would have begun"
+    for client in (0, 1):
+        assert _same(_everything(learner, client), _everything(expected, client))
+    learner.state(0).revert()
+    expected.state(0).revert()
+    assert _same(_everything(learner, 0), _everything(expected, 0))
+    learner.keep(1)
+    assert _same(_everything(learner, 1), _everything(expected, 1))
+
+
+def test_what_a_new_client_was_sent_can_be_given_up(tiny):
+    learner, expected = _learner(tiny()), _learner(tiny())
+    (sent,) = expected.parameters([1])
+    before = _everything(expected, 0)
+    learner.load_parameters([0], sent)
+    assert learner.state(0).kept is None, "nothing was drawn that is overwritten"
+    (found,) = learner.parameters([0])
+    assert torch.equal(FlatArrays.of(found.arrays).vector, FlatArrays.of(sent.arrays).vector)
+    learner.state(0).revert()
+    assert _same(_everything(learner, 0), before)
+
+
 def test_where_a_block_fails_those_that_were_loaded_are_trained_from_what_was_loaded(
     tiny, monkeypatch
 ):

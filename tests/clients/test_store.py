@@ -9,7 +9,8 @@ import pytest
 import torch
 from fedkd_clients.fleet import Fleet
 from fedkd_clients.learner import FleetLearner
-from fedkd_clients.store import ClientState, FileStore, MemoryStore
+from fedkd_clients.state import ClientState
+from fedkd_clients.store import FileStore, MemoryStore
 from safetensors.torch import save_file
 
 from fedkd.transport.messages import Action

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedkd.models.base import initialized, models
+from fedkd.models.base import Initializer, initialized, models
 
 every_model = pytest.mark.parametrize("name", models.names())
 IMAGE, SEQUENCE, N_CLASSES = (1, 28, 28), (20,), 7
@@ -74,3 +74,19 @@ def test_its_stream_alone_decides_its_weights(name, global_seed):
     with global_seed(1):
         assert torch.equal(first, weights(1))
     assert not torch.equal(first, weights(2))
+
+
+@every_model
+def test_one_module_after_another_is_as_each_would_be_alone(name):
+    shape = SEQUENCE if models.get(name).tokens else IMAGE
+    initializer = Initializer(models.get(name)(), shape, N_CLASSES)
+    for seed in (3, 4, 3):
+        rng, alone = torch.Generator().manual_seed(seed), _module(name, seed=seed)
+        found = initializer.module(rng)
+        with torch.no_grad():
+            for one, other in zip(found.parameters(), alone.parameters(), strict=True):
+                assert torch.equal(one, other)
+                one.fill_(7)  # what is done with one module is nothing to the next
+        expected = torch.Generator().manual_seed(seed)
+        initialized(models.get(name)(), shape, N_CLASSES, rng=expected)
+        assert torch.equal(rng.get_state(), expected.get_state())

@@ -139,11 +139,14 @@ class Batches:
             weights[:n_both].mul_(torch.where(beside, jobs[0].recipe.ce_weight, 1.0))
             own = replace(own, weights=weights)
         ends = [max(own.end, shared.end) for own, shared in plans]
-        inputs, rows = jobs[0].private.pool, [job.private.rows for job in jobs]
-        if inputs is None or any(job.private.pool is not inputs for job in jobs):
+        inputs, rows = jobs[0].private.pool, list[Tensor]()
+        for job in jobs:
+            if job.private.pool is inputs and job.private.rows is not None:
+                rows.append(job.private.rows)
+        if len(rows) < len(jobs):
             inputs = torch.cat([job.private.inputs for job in jobs])
         elif own is not None:
-            own = replace(own, read=torch.cat([r for r in rows if r is not None])[own.index])
+            own = replace(own, read=torch.cat(rows)[own.index])
         return Batches(
             active=[sum(end > step for end in ends) for step in range(ends[0])],
             own=own,

@@ -111,9 +111,7 @@ def test_a_step_in_single_precision_differs_by_rounding_alone(name, recipe, n_le
     expected, found = rows[:1].float(), rows[:1].float()
     for executor, row in (("serial", expected), ("lean", found)):
         job = _jobs(name, recipe, n_lesson=n_lesson)[0]
-        few = replace(
-            job.private, inputs=job.private.inputs[:16].float(), labels=job.private.labels[:16]
-        )
+        few = Examples(inputs=job.private.inputs[:16].float(), labels=job.private.labels[:16])
         lesson = job.lesson
         if lesson is not None:
             lesson = replace(lesson, inputs=lesson.inputs.float(), scores=lesson.scores.float())
@@ -132,12 +130,13 @@ def test_examples_that_are_rows_of_one_pool_train_alike(executor, n_lesson):
     jobs = _jobs("mlp", RECIPES[1], n_lesson=n_lesson)
     pool = torch.cat([job.private.inputs for job in reversed(jobs)])
     ends = torch.tensor([len(job.private) for job in reversed(jobs)]).cumsum(0).flip(0)
-    of_pool = [
-        replace(job, private=replace(job.private, pool=pool, rows=torch.arange(end - n, end)))
-        for job, end, n in zip(
-            _jobs("mlp", RECIPES[1], n_lesson=n_lesson), ends.tolist(), SIZES, strict=True
-        )
-    ]
+    of_pool: list[Job] = []
+    for job, end in zip(_jobs("mlp", RECIPES[1], n_lesson=n_lesson), ends.tolist(), strict=True):
+        labels = job.private.labels
+        rows = torch.arange(end - len(labels), end)
+        private = Examples(inputs=pool, rows=rows, labels=labels)
+        assert torch.equal(private.inputs, job.private.inputs)
+        of_pool.append(replace(job, private=private))
     EXECUTORS[executor].train(apart, jobs, packing=packing)
     EXECUTORS[executor].train(pooled, of_pool, packing=packing)
     assert torch.equal(apart, pooled)
@@ -222,7 +221,8 @@ def test_a_client_leaves_nothing_to_the_next_of_its_architecture():
     jobs = _jobs("cnn_small", RECIPES[0], n_lesson=0)
     together, alone = rows.clone(), rows.clone()
     EXECUTORS["lean"].train(together, jobs, packing=packing)
-    broken = replace(jobs[0], private=replace(jobs[0].private, labels=torch.full((23,), 99)))
+    wrong = Examples(inputs=jobs[0].private.inputs, labels=torch.full((23,), 99))
+    broken = replace(jobs[0], private=wrong)
     for n, job in enumerate(_jobs("cnn_small", RECIPES[0], n_lesson=0)):
         with pytest.raises((IndexError, RuntimeError)):
             EXECUTORS["lean"].train(rows[:1].clone(), [broken], packing=packing)
