@@ -1,6 +1,6 @@
 """1,000 clients of a tiny MLP (64-32-10): fedkd against a plain loop in a process a core.
 
-    python -m bench.small_models [--clients 1000] [--rounds 6] [--repeats 3]
+    python -m bench.small_models [--clients 1000] [--rounds 6] [--repeats 8]
 
 FedAvg, 60 examples a client, batches of 20, SGD without momentum; the plain side is
 ``bench/plain/small_models.py``. The first round is reported apart.
@@ -83,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--set", nargs="*", default=[], help="more overrides, such as runtime.*")
     parser.add_argument("--one", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=harness.RESULTS)

@@ -37,15 +37,15 @@ class Bank:
     def __init__(self, widths: Sequence[int]) -> None:
         numbers = mmap.PAGESIZE // 4
         sizes = [-(-width // numbers) * mmap.PAGESIZE for width in widths]
-        paged = sum(sizes) > PAGED_FROM
-        ends = [0] * (FILES if paged else 1)
+        self._paged = sum(sizes) > PAGED_FROM
+        ends = [0] * (FILES if self._paged else 1)
         self._starts: list[tuple[int, int]] = []
         for client, size in enumerate(sizes):
             part = client % len(ends)
             self._starts.append((part, ends[part]))
             ends[part] += size
         self._widths = widths
-        self._parts = [_Part.of(max(1, end), paged=paged) for end in ends]
+        self._parts = [_Part.of(max(1, end), paged=self._paged) for end in ends]
         self._known = mmap.mmap(-1, max(1, len(widths)))  # a byte a client
 
     def holds(self, client: int) -> bool:
@@ -59,12 +59,15 @@ class Bank:
 
     def put(self, client: int, state: ClientState) -> None:
         """Keep the row in the shared memory; let go of its pages where there are too many."""
-        if self.holds(client):
-            state.settle()
-        else:
+        if not self.holds(client):
             self._write(client, state.row)
             state.move(self._place(client))
             self._known[client] = 1
+        elif self._paged and state.drafted:
+            self._write(client, state.row)
+            state.revert()
+        else:
+            state.settle()
         self._rests(client, state)
         state.rest()
 
@@ -74,7 +77,7 @@ class Bank:
         return torch.frombuffer(memory, dtype=torch.float32, count=width, offset=start)
 
     def _write(self, client: int, row: Tensor) -> None:
-        """Write a first row in one piece.
+        """Write a row in one piece.
 
         Page by page, into a file that is mapped, it is several times as dear, and waits for the
         file system while another worker does the same.

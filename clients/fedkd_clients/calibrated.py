@@ -66,9 +66,7 @@ def _check(scenario: Scenario, names: Sequence[str]) -> None:
 def _group(scenario: Scenario, models: Architectures, name: str) -> Group:
     """Describe the clients of one model by what is public of a simulation: shapes and sizes."""
     clients = [c for c, model in enumerate(scenario.client_models()) if model == name]
-    packing, fresh = models.packing(clients[0]), models.fresh(clients[0])
-    row = torch.zeros(packing.width, device=next(fresh.parameters()).device)
-    packing.write(row, fresh)
+    packing, row = models.packing(clients[0]), models.newcomer(clients[0]).row
     arrays = load(scenario.data)
     examples = _examples(scenario, device=row.device)
     _, held = layout_rows(scenario.layout())
