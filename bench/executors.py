@@ -41,7 +41,7 @@ LARGER = 64, 128
 """Another batch size, and the examples of a client then."""
 MOST_FLOPS = 4.5e10
 """Of one epoch of all clients; more clients than that are not timed."""
-PEAK, SIDE, PRODUCTS = "GEMM", 1024, 4
+SIDE, PRODUCTS = 1024, 4
 KEEPS, ASKED = (0.5, 0.25, 0.1), 0.1
 """Shares of the proxy rows that a client's filter keeps, and that a round asks about."""
 BATCHES = (8, 32, 64, 128, 512, 1024)
@@ -125,10 +125,20 @@ def epoch(name: str, start: Tensor, jobs: Sequence[Job], *, packing: Packing, bl
         EXECUTORS[name].train(rows, some, packing=packing)
 
 
-def multiply(matrix: Tensor) -> None:
-    """Use the machine as well as torch can."""
+def by_mkl(matrix: Tensor) -> None:
+    """Multiply as torch does."""
     for _ in range(PRODUCTS):
         torch.mm(matrix, matrix)
+
+
+def by_onednn(matrix: Tensor) -> None:
+    """Multiply as torch's convolutions do."""
+    for _ in range(PRODUCTS):
+        torch.ops.mkldnn._linear_pointwise(matrix, matrix, None, "none", [], "")
+
+
+PEAKS: dict[str, Callable[[Tensor], None]] = {"GEMM, MKL": by_mkl, "GEMM, oneDNN": by_onednn}
+"""The faster one is as well as torch can use the machine."""
 
 
 def train(network: Network, jobs: Sequence[Job], *, repeats: int) -> dict[str, Any] | None:
@@ -142,7 +152,8 @@ def train(network: Network, jobs: Sequence[Job], *, repeats: int) -> dict[str, A
     start = torch.zeros(clients, packing.width)
     packing.write(start[0], module)
     start[1:] = start[0]
-    calls: dict[str, Callable[[], object]] = {PEAK: partial(multiply, torch.randn(SIDE, SIDE))}
+    square = torch.randn(SIDE, SIDE)
+    calls: dict[str, Callable[[], object]] = {k: partial(f, square) for k, f in PEAKS.items()}
     for name, one in EXECUTORS.items():
         if one.fits(module):
             block = cached_block(packing.size) if name == "stacked" else one.in_step
@@ -171,7 +182,7 @@ def trainings(network: Network, clients: Sequence[int], repeats: int) -> list[di
 def training_rows(found: Mapping[str, Any]) -> list[list[str]]:
     """Return a line for each executor of one network and number of clients."""
     cpu = {name: [t["cpu"] for t in spent] for name, spent in found["seconds"].items()}
-    peak = PRODUCTS * 2 * SIDE**3 / min(cpu.pop(PEAK))
+    peak = PRODUCTS * 2 * SIDE**3 / min(least for name in PEAKS for least in cpu.pop(name))
     lines: list[list[str]] = []
     for name, spent in cpu.items():
         each = least_and_median(1e3 * seconds / found["clients"] for seconds in spent)

@@ -271,16 +271,21 @@ import sys, time, torch
 torch.set_num_threads(1)
 n, end, best = int(sys.argv[1]), time.time() + float(sys.argv[2]), 1e9
 a, b = torch.randn(n, n), torch.randn(n, n)
+onednn = torch.ops.mkldnn._linear_pointwise
 while time.time() < end:
-    start = time.perf_counter()
-    torch.mm(a, b)
-    best = min(best, time.perf_counter() - start)
+    for product in (lambda: torch.mm(a, b), lambda: onednn(a, b, None, "none", [], "")):
+        start = time.perf_counter()
+        product()
+        best = min(best, time.perf_counter() - start)
 print(2 * n**3 / best)
 """
 
 
 def gemm_peak(*, side: int = 1024, seconds: float = 2.0) -> float:
-    """Return the measured float32 GEMM peak in FLOP/s: a process a core, each with one thread."""
+    """Return the measured float32 GEMM peak in FLOP/s: a process a core, each with one thread.
+
+    It is that of MKL or of oneDNN, whichever torch is faster with on this processor.
+    """
     command = [sys.executable, "-c", _GEMM, str(side), str(seconds)]
     running = [
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | ONE_THREAD)

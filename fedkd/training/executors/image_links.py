@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fedkd.training.executors.links import Link, Target
 from fedkd.training.normalization import ChannelsLastNorm, Moments, gradients, normalized, pays
+from fedkd.training.products import linear
 from fedkd.training.quickening import FromBlocks, ToBlocks
 
 
@@ -64,7 +64,7 @@ class _Pointwise(_Convolution):
         read = taken.reshape(-1, taken.shape[-1])
         self.saved = (read, inputs)
         weight, *bias = own
-        made = functional.linear(read, weight.flatten(1), *bias)
+        made = linear(read, weight.flatten(1), *bias)
         return made.view(*taken.shape[:-1], -1).permute(0, 3, 1, 2)
 
     def backward(
@@ -78,7 +78,7 @@ class _Pointwise(_Convolution):
         if further:
             back = torch.zeros_like(inputs)
             taken = self._taken(back)
-            taken.copy_((rows @ own[0].flatten(1)).view(taken.shape))
+            taken.copy_(linear(rows, own[0].flatten(1).t()).view(taken.shape))
         to.blend_rows(rows, read)
         return back
 

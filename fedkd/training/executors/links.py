@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fedkd.tasks import as_rows
-from fedkd.training.executors.networks import blend
+from fedkd.training.products import QuickLinear, blend, blend_product, linear
 
 
 class Target(NamedTuple):
@@ -29,7 +28,7 @@ class Target(NamedTuple):
     def blend_rows(self, slopes: Tensor, read: Tensor) -> None:
         """Hand over those of a weight and maybe a bias that made rows of rows, ``[n, ...]``."""
         weight, *bias = self.tensors
-        weight.flatten(1).addmm_(slopes.t(), read, beta=self.keep, alpha=self.scale)
+        blend_product(weight.flatten(1), slopes.t(), read, keep=self.keep, scale=self.scale)
         for one in bias:
             blend(one, slopes.sum(dim=0), keep=self.keep, scale=self.scale)
 
@@ -79,14 +78,14 @@ class Link(ABC):
 class _Linear(Link):
     def forward(self, inputs: Tensor, own: Sequence[Tensor]) -> Tensor:
         self.saved = (inputs,)
-        return functional.linear(inputs, *own)
+        return linear(inputs, *own)
 
     def backward(
         self, slopes: Tensor, own: Sequence[Tensor], to: Target, *, further: bool
     ) -> Tensor:
         (read,), back = self.saved, slopes
         if further:
-            back = slopes @ own[0]
+            back = linear(slopes, own[0].t())
         to.blend_rows(as_rows(slopes), as_rows(read))
         return back
 
@@ -140,6 +139,7 @@ class _Identity(Link):
 
 KINDS: dict[type[nn.Module], type[Link]] = {
     nn.Linear: _Linear,
+    QuickLinear: _Linear,
     nn.ReLU: _ReLU,
     nn.Flatten: _Flatten,
     nn.Identity: _Identity,

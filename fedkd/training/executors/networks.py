@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from fedkd.training.packing import Packing
+from fedkd.training.products import blend, blend_products, linear_each
 from fedkd.training.steps import scaled
 
 Batches = TypeVar("Batches", Tensor, list[Tensor])
@@ -112,18 +113,18 @@ class TwoLayers(Network[Tensor]):
         """Multiply, keep what the way back needs."""
         first, first_bias, second, second_bias = self._views(values)
         self._inputs = scaled(inputs.flatten(2))
-        wide = torch.baddbmm(first_bias[:, None], self._inputs, first.transpose(1, 2))
+        wide = linear_each(self._inputs, first, first_bias)
         self._hidden, self._second = wide.relu_(), second
-        return torch.baddbmm(second_bias[:, None], self._hidden, second.transpose(1, 2))
+        return linear_each(self._hidden, second, second_bias)
 
     def backward(self, slopes: Tensor, into: Tensor, *, keep: float, scale: float) -> None:
         """Multiply back; hidden units that were zero pass nothing."""
         first, first_bias, second, second_bias = self._views(into)
         hidden = torch.bmm(slopes, self._second)
         hidden = torch.ops.aten.threshold_backward.default(hidden, self._hidden, 0)
-        _product(slopes.transpose(1, 2), self._hidden, out=second, keep=keep, scale=scale)
+        blend_products(second, slopes.transpose(1, 2), self._hidden, keep=keep, scale=scale)
         blend(second_bias, slopes.sum(dim=1), keep=keep, scale=scale)
-        _product(hidden.transpose(1, 2), self._inputs, out=first, keep=keep, scale=scale)
+        blend_products(first, hidden.transpose(1, 2), self._inputs, keep=keep, scale=scale)
         blend(first_bias, hidden.sum(dim=1), keep=keep, scale=scale)
 
     def _views(self, vectors: Tensor) -> list[Tensor]:
@@ -131,27 +132,3 @@ class TwoLayers(Network[Tensor]):
         if self._newest is None or self._newest[0] is not vectors:
             self._newest = (vectors, [part.of(vectors) for part in self._parts])
         return self._newest[1]
-
-
-def _product(left: Tensor, right: Tensor, *, out: Tensor, keep: float, scale: float) -> None:
-    """Blend ``left @ right`` in where clients lie apart; torch does small ones faster together."""
-    if out[0].numel() < _SMALL:
-        blend(out, torch.bmm(left, right), keep=keep, scale=scale)
-    else:
-        out.baddbmm_(left, right, beta=keep, alpha=scale)
-
-
-def blend(out: Tensor, more: Tensor, *, keep: float, scale: float) -> None:
-    """Make ``out`` ``keep`` times itself plus ``scale`` times ``more``."""
-    if keep == 0 and scale == 1:
-        out.copy_(more)
-    elif keep == 0:
-        torch.mul(more, scale, out=out)
-    elif keep == 1:
-        out.add_(more, alpha=scale)
-    else:
-        out.mul_(keep).add_(more, alpha=scale)
-
-
-_SMALL = 16_384
-"""Numbers of a client's matrix below which a call for each client costs more than a copy."""
