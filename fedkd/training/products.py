@@ -1,7 +1,7 @@
 """Matrix products of float32 on a processor, by whichever of torch's two libraries makes more.
 
 torch multiplies with MKL, which leaves AVX-512 unused on processors that are not Intel's. oneDNN,
-which torch has for convolutions, uses it, and makes twice as many products a second there.
+which torch has for convolutions, uses it: on an EPYC it multiplies large matrices twice as fast.
 """
 
 from __future__ import annotations
@@ -92,23 +92,25 @@ def _pays(inputs: Tensor, weight: Tensor, *, from_: int) -> bool:
 
 
 def _by_onednn(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is not None:
+        bias = bias.contiguous()  # how it lies is not asked
     made: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
     return made
 
 
 def _others_have_avx512() -> bool:
     """Return whether MKL leaves half of this processor unused, and torch has what does not."""
-    about = Path("/proc/cpuinfo")
     return (
         torch.backends.mkl.is_available()
         and torch.backends.mkldnn.is_available()
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and about.exists()
-        and "GenuineIntel" not in about.read_text(encoding="utf-8")
+        and _ABOUT.exists()
+        and "GenuineIntel" not in _ABOUT.read_text(encoding="utf-8")
     )
 
 
+_ABOUT = Path("/proc/cpuinfo")
 _ONEDNN_MAKES_MORE = _others_have_avx512()
 _ALONE, _TOGETHER = 2_000_000, 4_000_000
 """Multiplications from which on it pays; a product that is blended in takes one more pass."""

@@ -13,7 +13,11 @@ LARGE, SMALL = (128, 300, 110), (3, 7, 5)
 """Rows, numbers read and numbers made: of more multiplications than it takes, and of fewer."""
 
 
-@pytest.fixture(params=[True, False], ids=["oneDNN makes more", "MKL makes more"])
+BOTH = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+"""Whether this torch has oneDNN; one without never calls it."""
+
+
+@pytest.fixture(params=[True, False] if BOTH else [False])
 def faster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     monkeypatch.setattr(products, "_ONEDNN_MAKES_MORE", request.param)
     return request.param
@@ -97,6 +101,41 @@ def test_products_are_blended_in(faster, calls, sizes, keep, scale):
     assert len(calls) == 4 * (faster and sizes == LARGE)
 
 
+@pytest.mark.parametrize("bias", [_draw(220)[::2], _draw(1).expand(110)])
+def test_a_bias_lies_anywhere(faster, calls, bias):
+    inputs, weight = _draw(128, 300), _draw(110, 300, seed=1)
+    exact = inputs.double() @ weight.double().t() + bias.double()
+    _close(linear(inputs, weight, bias), exact)
+    assert len(calls) == faster
+
+
+def test_what_is_blended_in_pays_later(calls, monkeypatch):
+    monkeypatch.setattr(products, "_ONEDNN_MAKES_MORE", BOTH)
+    inputs, weight = _draw(100, 300), _draw(100, 300, seed=1)
+    linear(inputs, weight)
+    assert len(calls) == BOTH
+    blend_product(torch.zeros(100, 100), inputs, weight.t(), keep=0, scale=1)
+    assert len(calls) == BOTH
+
+
+@pytest.mark.parametrize(
+    ("level", "vendor", "expected"),
+    [
+        ("AVX512", "AuthenticAMD", True),
+        ("AVX512", "GenuineIntel", False),
+        ("AVX2", "AuthenticAMD", False),
+    ],
+)
+def test_onednn_is_for_what_mkl_leaves_unused(tmp_path, monkeypatch, level, vendor, expected):
+    about = tmp_path / "cpuinfo"
+    monkeypatch.setattr(products, "_ABOUT", about)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: level)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    assert not products._others_have_avx512()  # who made it is not known
+    about.write_text(f"processor : 0\nvendor_id : {vendor}\n")
+    assert products._others_have_avx512() == (expected and BOTH)
+
+
 def test_other_numbers_are_multiplied_by_torch(calls, monkeypatch):
     monkeypatch.setattr(products, "_ONEDNN_MAKES_MORE", True)
     n, read, made = LARGE
@@ -115,19 +154,20 @@ def test_a_product_of_what_is_not_finite_is_not(faster):
     assert found[[0, 1, 2, 4, 6]].isfinite().all()
 
 
-def test_a_quick_layer_is_the_layer(faster, calls):
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_a_quick_layer_is_the_layer(faster, calls, with_bias):
     n, read, made = LARGE
-    layer, inputs = nn.Linear(read, made), _draw(n, read)
+    layer, inputs = nn.Linear(read, made, bias=with_bias), _draw(n, read)
     state = torch.get_rng_state()
     quick = QuickLinear(layer)
     assert torch.equal(state, torch.get_rng_state())
     assert quick.weight is layer.weight
     assert quick.bias is layer.bias
-    assert repr(quick).endswith(f"(in_features={read}, out_features={made}, bias=True)")
+    assert repr(quick).endswith(f"(in_features={read}, out_features={made}, bias={with_bias})")
     with torch.no_grad():
         torch.testing.assert_close(quick(inputs), layer(inputs), rtol=1e-5, atol=1e-5)
     assert len(calls) == faster
     assert torch.equal(quick(inputs), layer(inputs))  # autograd watches
-    (found,) = torch.autograd.grad(quick(inputs).sum(), [layer.bias])
-    assert torch.equal(found, torch.full((made,), float(n)))
+    (found,) = torch.autograd.grad(quick(inputs).sum(), [layer.weight])
+    torch.testing.assert_close(found, inputs.sum(dim=0).expand(made, read))
     assert len(calls) == faster
