@@ -113,6 +113,7 @@ def _others_have_avx512() -> bool:
 _ABOUT = Path("/proc/cpuinfo")
 _ONEDNN_MAKES_MORE = _others_have_avx512()
 _ALONE, _TOGETHER = 2_000_000, 4_000_000
-"""Multiplications from which on it pays; a product that is blended in takes one more pass."""
+"""Multiplications from which on it pays: of one product, and of those of which torch makes several
+at once, or blends in without another pass."""
 _SMALL = 16_384
 """Numbers of a client's matrix below which a call for each client costs more than a copy."""
